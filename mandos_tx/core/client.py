@@ -132,5 +132,3 @@ class Client:
     @property
     def expires(self) -> datetime | None:
         return self.standing.expires if isinstance(self.standing, Enabled) else None
-
-
