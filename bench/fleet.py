@@ -10,17 +10,16 @@ import base64
 import hashlib
 import os
 import random
-from dataclasses import dataclass
 from pathlib import Path
-from textwrap import wrap
 
+from attrs import frozen
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat, PublicFormat
 
 SECRET_BYTES = 1024
 
 
-@dataclass(frozen=True)
+@frozen
 class Fleet:
     """Where the files of a fleet are."""
 
@@ -68,7 +67,7 @@ def make_fleet(directory: Path, *, clients: int, keys: int, schedule: str = "", 
                 table.write(f"{key_id} {stem}.secret\n")
             else:
                 key_id = dice.randbytes(32).hex()
-            text = "\n    ".join(wrap(base64.b64encode(secret).decode(), 64))
+            text = base64.encodebytes(secret).decode().rstrip().replace("\n", "\n    ")
             sections.write(
                 f"[client-{number}]\nhost = host-{number}.example.org\nkey_id = {key_id}\nsecret =\n    {text}\n\n"
             )
