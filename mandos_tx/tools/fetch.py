@@ -137,6 +137,7 @@ class Petitioner:
     context: Context
     connect: Callable[[Server, float], socket.socket] = connect
     wait: Callable[[socket.socket, float | None], None] = wait_readable
+    max_secret: int = MAX_SECRET
 
     def ask(self, server: Server, limit: Limit) -> bytes:
         """The secret from ``server``. Raises NotGiven; OutOfTime only when ``limit`` is reached."""
@@ -176,8 +177,8 @@ class Petitioner:
                     self.wait(connection, limit.left())
                     continue
                 secret += record
-                if len(secret) > MAX_SECRET:
-                    raise NotGiven(f"more than {MAX_SECRET} bytes; this cannot be a password")
+                if len(secret) > self.max_secret:
+                    raise NotGiven(f"more than {self.max_secret} bytes; this cannot be a password")
         except (ConnectionEnded, GnuTLSError) as error:
             if secret:
                 why = str(error) or "connection lost"
@@ -295,7 +296,11 @@ def options() -> argparse.ArgumentParser:
     return parser
 
 
-def fetch(arguments: argparse.Namespace, say: Callable[[str], object]) -> bytes | int:
+def fetch(
+    arguments: argparse.Namespace,
+    say: Callable[[str], object],
+    connect: Callable[[Server, float], socket.socket] = connect,
+) -> bytes | int:
     """The result for standard output, or the exit status of a failure that ``say`` has been told."""
     try:
         context, ours = read_keys(arguments.tls_pubkey, arguments.tls_privkey, arguments.priority)
@@ -312,7 +317,7 @@ def fetch(arguments: argparse.Namespace, say: Callable[[str], object]) -> bytes 
         return blob if arguments.blob else decrypt(blob, arguments.pubkey, arguments.seckey)
 
     limit = Limit.after(arguments.timeout)
-    rounds = Round(arguments.connect, Petitioner(context).ask, unseal, say)
+    rounds = Round(arguments.connect, Petitioner(context, connect).ask, unseal, say)
     result: bytes | None = None
     try:
         result = rounds.once(limit) if arguments.once else rounds.for_ever(limit, arguments.retry, time.sleep)
