@@ -6,8 +6,10 @@ from collections.abc import Callable, Mapping
 from datetime import datetime
 from typing import Protocol, TypeAlias
 
+from attrs import field, frozen
 from twisted.internet.defer import Deferred
 
+from mandos_tx.clock import TimeLine
 from mandos_tx.core.client import Client, KeyID
 from mandos_tx.core.happenings import Change, Event, Refusal
 
@@ -81,4 +83,63 @@ class Gatekeeper(Protocol):
         Fires with a Grant or fails with Refused. May take as long as the client's approval delay; cancel it when the
         peer goes away.
         """
+        ...
+
+
+class StateUnusable(Exception):
+    """What is saved cannot be read, or must not be touched; the message names the file and the remedy."""
+
+
+class StateUnwritable(Exception):
+    """Nothing can be saved at present; the message says where and why."""
+
+
+@frozen
+class SavedState:
+    """All that was saved, as of the last commit."""
+
+    documents: dict[str, str]
+    """By the clients' names; see ``mandos_tx.formats.saved_state``."""
+    key: bytes = field(repr=False)
+    """Seals the secrets of clients that have no definition."""
+    generation: int = 0
+    """How many commits there have been."""
+    time_line: TimeLine | None = None
+    """What the instants in the documents refer to; None if nothing was ever saved."""
+    saved_at: datetime | None = None
+    problem: str = ""
+    """Why nothing can be written, as far as it is known yet; empty if all is well."""
+
+
+class StateStore(Protocol):
+    """Where clients are saved. Every call may block; no two may run at once."""
+
+    def load(self) -> SavedState:
+        """Read everything; to be called once, before anything else. Raises StateUnusable."""
+        ...
+
+    def save(
+        self, changes: Mapping[str, str | None], generation: int, time_line: TimeLine, saved_at: datetime
+    ) -> None:
+        """Put documents in place (None: delete) in one transaction, which is durable on return.
+
+        After StateUnwritable it is not known whether the changes are saved; what is saved is one or the other.
+        """
+        ...
+
+    def close(self) -> None: ...
+
+
+class StateKeeper(Protocol):
+    """Sees to it that what becomes of clients is saved."""
+
+    def write_ahead(self, name: str, client: Client | None) -> Deferred[None]:
+        """Save what a client is about to become (None: removed by an administrator).
+
+        Fires when that is durable, or fails with StateUnwritable.
+        """
+        ...
+
+    def mark(self, name: str) -> None:
+        """Have the client's present value saved again soon."""
         ...
