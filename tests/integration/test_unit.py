@@ -1,0 +1,89 @@
+"""The shipped files for systemd: correct, as tight as they say, and not too tight for the server."""
+
+from __future__ import annotations
+
+import configparser
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+from twisted.trial.unittest import SkipTest
+
+from tests.integration.harness import ROOT, ServerTestCase
+
+UNIT = ROOT / "conf" / "mandos.service"
+EXPOSURE = 2.4
+"""What systemd-analyze gives the unit. Most of what is left is for becoming _mandos, fping, and the network itself."""
+
+UNDER_MDWE = """
+import ctypes, os, sys
+PR_SET_MDWE, PR_MDWE_REFUSE_EXEC_GAIN = 65, 1
+if ctypes.CDLL(None, use_errno=True).prctl(PR_SET_MDWE, PR_MDWE_REFUSE_EXEC_GAIN, 0, 0, 0):
+    sys.stderr.write("no PR_SET_MDWE\\n")
+os.execvp(sys.argv[1], sys.argv[1:])
+"""
+"""As MemoryDenyWriteExecute= does it since systemd 254; kernels before 6.3 do not know it."""
+
+
+def run(*command: str | Path) -> tuple[int, str]:
+    """A program's exit status and all that it says; skips the test if it is not installed."""
+    if shutil.which(command[0]) is None:
+        raise SkipTest(f"{command[0]} is not installed")
+    done = subprocess.run(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+    return done.returncode, done.stdout
+
+
+class UnitFile(ServerTestCase):
+    def unit(self) -> Path:
+        """The unit, with a program that is there instead of /opt/mandos/bin/mandos."""
+        path = self.directory() / "mandos.service"
+        path.write_text(UNIT.read_text("ascii").replace("/opt/mandos/bin/mandos", "/bin/true"), "ascii")
+        return path
+
+    def test_systemd_finds_nothing_to_complain_of(self) -> None:
+        status, said = run("systemd-analyze", "verify", "--man=no", self.unit())
+        self.assertEqual((status, said), (0, ""))
+
+    def test_exposure_is_as_low_as_checkers_permit(self) -> None:
+        threshold = f"--threshold={EXPOSURE * 10:.0f}"
+        status, said = run("systemd-analyze", "security", "--offline=true", threshold, self.unit())
+        self.assertEqual(status, 0, said)
+
+    def test_user_and_state_directory_are_what_the_server_expects(self) -> None:
+        root = self.directory()
+        (root / "etc").mkdir()
+        for program, name in (("systemd-sysusers", "sysusers.d"), ("systemd-tmpfiles", "tmpfiles.d")):
+            create = ["--create"] if program == "systemd-tmpfiles" else []
+            status, said = run(program, *create, f"--root={root}", ROOT / "conf" / name / "mandos.conf")
+            self.assertEqual(status, 0, said)
+        user = next(line for line in (root / "etc/passwd").read_text().splitlines() if line.startswith("_mandos:"))
+        state = (root / "var/lib/mandos").stat()
+        self.assertEqual(state.st_mode & 0o777, 0o700)
+        self.assertEqual(state.st_uid, int(user.split(":")[2]))
+
+
+class Sandbox(ServerTestCase):
+    """What of the sandbox can be made without systemd: the capabilities, and no memory both written and executed."""
+
+    def test_server_delivers_and_fping_checks_with_the_units_capabilities(self) -> None:
+        status, said = run("setpriv", "--bounding-set=-all", "--inh-caps=-all", "true")
+        if status:
+            raise SkipTest(f"only root can give up capabilities: {said.strip()}")
+        if shutil.which("fping") is None:
+            raise SkipTest("fping is not installed")
+        parser = configparser.ConfigParser(strict=False, interpolation=None)
+        parser.optionxform = str  # type: ignore[assignment, method-assign] # systemd's names have capitals
+        parser.read(UNIT)
+        names = parser["Service"]["CapabilityBoundingSet"].lower().split()
+        kept = ",".join("+" + name.removeprefix("cap_") for name in names)
+        keys = self.keys("laptop")
+        server = self.server(
+            keys.section(host="::1", checker="fping -q -- %%(host)s", interval="PT1S", timeout="PT1M"),
+            wrapper=[
+                *(sys.executable, "-c", UNDER_MDWE),
+                *("setpriv", f"--bounding-set=-all,{kept}", "--inh-caps=-all", "--"),
+            ],
+        )
+        self.assertEqual(self.mandos_client(server, keys).password(), keys.password)
+        server.wait_for("laptop.* succeeded")
