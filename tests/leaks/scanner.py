@@ -9,6 +9,9 @@ from collections.abc import Iterable, Iterator
 
 WINDOW = 12
 """Bytes in a row that give a secret away; fewer could be chance, or the headers that all OpenPGP messages share."""
+_SEED = 8
+_STEP = WINDOW - _SEED + 1
+"""Looking for seeds only at every so manieth place misses no window, and is as much faster."""
 MAX_INDEXED = 65536
 """Of a longer secret only so many bytes from its start and its end are looked for."""
 _DIFFERENT = 6
@@ -33,14 +36,18 @@ class Scanner:
             for part in parts:
                 for window in _windows(part):
                     self._owners[window] = name
+        self._seeds = {window[i : i + _SEED] for window in self._owners for i in range(_STEP)}
 
     def find(self, data: bytes) -> set[str]:
         """The names of the secrets that are in ``data``, at least in part."""
+        seeds, owners = self._seeds, self._owners
         return {
-            self._owners[window]
+            owners[window]
             for view in _views(data)
-            for window in (view[i : i + WINDOW] for i in range(len(view) - WINDOW + 1))
-            if window in self._owners
+            for place in range(0, len(view) - _SEED + 1, _STEP)
+            if view[place : place + _SEED] in seeds
+            for start in range(max(0, place - _STEP + 1), place + 1)
+            if (window := view[start : start + WINDOW]) in owners
         }
 
 
