@@ -51,6 +51,7 @@ class OpenGrant:
 
     def on_revoked(self, callback: Callable[[], None]) -> None:
         self._revoked = callback
+        self._gatekeeper.watch_grant(self._name, self)
 
     def revoke(self) -> None:
         if self._revoked is not None:
@@ -100,6 +101,9 @@ class Gatekeeper:
 
     # -- grants --------------------------------------------------------------------------------------
 
+    def watch_grant(self, name: str, grant: OpenGrant) -> None:
+        self._grants.setdefault(name, {})[grant] = None
+
     def grant_used(self, name: str, grant: OpenGrant, address: str) -> None:
         self.grant_ended(name, grant)
         self._registry.tell(name, SecretDelivered(address))
@@ -113,7 +117,7 @@ class Gatekeeper:
 
     def _release(self, client: Client, address: str) -> Deferred[Grant]:
         if self._recorder is None:
-            return succeed(self._grant(client, address))
+            return succeed(OpenGrant(self, client, address))
         recorded = self._recorder.before_release(client, address)
         return recorded.addCallbacks(
             self._grant_if_still_due,
@@ -122,16 +126,11 @@ class Gatekeeper:
             errbackArgs=(client.name, address),
         )
 
-    def _grant(self, client: Client, address: str) -> OpenGrant:
-        grant = OpenGrant(self, client, address)
-        self._grants.setdefault(client.name, {})[grant] = None
-        return grant
-
     def _grant_if_still_due(self, _: None, name: str, address: str) -> Grant | Deferred[Grant]:
         client = self._registry.clients.get(name)
         if client is None or decide(client, self._registry.now()) is Refusal.DISABLED:
             return self._refuse(name, address, Refusal.DISABLED)
-        return self._grant(client, address)
+        return OpenGrant(self, client, address)
 
     def _not_recorded(self, failure: Failure, name: str, address: str) -> Deferred[Grant]:
         return self._refuse(name, address, Refusal.AUDIT)

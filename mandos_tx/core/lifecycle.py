@@ -108,6 +108,8 @@ def _apply(client: Client, event: Event, now: datetime) -> Outcome:
         case CheckDue():
             return (client if client.check_waiting_since else evolve(client, check_waiting_since=now)), ()
         case CheckAbandoned():
+            if client.running_check is None and client.check_waiting_since is None:
+                return client, ()
             return evolve(_end_waiting(client, now), running_check=None), ()
         case Vouched():
             return _vouched(client, now), ()
@@ -176,7 +178,7 @@ def _set_expiry(client: Client, expires: datetime, now: datetime, *, only_later:
     assert isinstance(client.standing, Enabled)
     if only_later and expires <= client.standing.expires:
         return client
-    return evolve(client, standing=evolve(client.standing, expires=expires))
+    return evolve(client, standing=Enabled(client.standing.since, expires))
 
 
 def _end_waiting(client: Client, now: datetime, *, still: bool = False) -> Client:

@@ -72,12 +72,12 @@ class Anteroom:
     def __len__(self) -> int:
         return self._count
 
-    def enter(self, guest: Guest) -> Guest | None:
+    def enter(self, guest: Guest, *, greeted: bool = False) -> Guest | None:
         """Let ``guest`` in; the result has to be dropped to make room for it."""
         source = self._sources.get(guest.source)
         if source is None:
             source = self._sources[guest.source] = _Source(guest.source)
-        source.silent[guest] = None
+        (source.greeted if greeted else source.silent)[guest] = None
         self._count += 1
         self._resized(source, len(source) - 1)
         return self.make_room() if self._count > self.limit else None

@@ -18,12 +18,11 @@ from __future__ import annotations
 
 import select
 from collections.abc import Callable
-from contextlib import suppress
 from functools import partial
 from typing import Any
 
 from attrs import frozen
-from twisted.internet.interfaces import IReactorFDSet, IReadDescriptor
+from twisted.internet.interfaces import IReadDescriptor
 from twisted.internet.task import LoopingCall
 from twisted.logger import Logger
 from twisted.python.failure import Failure
@@ -61,7 +60,7 @@ class Hall:
     """The connections. ``start`` and ``close`` bracket its use."""
 
     def __init__(self, reactor: Any, limits: Limits, throttle: Throttle) -> None:
-        self._reactor: IReactorFDSet | Any = reactor
+        self._reactor = reactor
         self._limits = limits
         self._throttle = throttle
         self._log = Logger()
@@ -73,10 +72,10 @@ class Hall:
         }
         """Since when each connection is in its stage, oldest first; for sending, since when it has not got on."""
         self._sending_since: dict[Connection, float] = {}
-        self._tick = LoopingCall(self._look_at_clock)
+        self._tick = LoopingCall(self._enforce)
         self._tick.clock = reactor
         self._emptied: list[Callable[[], None]] = []
-        self.seconds: Callable[[], float] = reactor.seconds
+        self.now = 0.0
 
     def __len__(self) -> int:
         return len(self._connections)
@@ -97,6 +96,11 @@ class Hall:
         if self._tick.running:
             self._tick.stop()
 
+    def look_at_clock(self) -> float:
+        """Begin a turn: what happens in it happens now."""
+        self.now = self._reactor.seconds()
+        return self.now
+
     def dismiss_idle(self) -> None:
         """End the connections that do not have a secret under way."""
         for connection in list(self._connections.values()):
@@ -113,13 +117,16 @@ class Hall:
     def admit(self, connection: Connection, conversation: Conversation) -> None:
         """Take in a connection and let it begin; another may have to go for it."""
         self._connections[connection.fd] = connection
-        self._stages["greeting"][connection] = connection.accepted
-        victim = self._anteroom.enter(connection)
-        if isinstance(victim, Connection):
-            self._give_way(victim)
+        self._epoll.register(connection.fd, select.EPOLLIN)
         if not self._tick.running:
             self._tick.start(TICK, now=False)
         self._let(connection, partial(connection.begin, conversation))
+        if connection.stage not in _UNPROVEN:
+            return
+        self._stages[connection.stage][connection] = connection.accepted
+        victim = self._anteroom.enter(connection, greeted=connection.stage == "handshake")
+        if isinstance(victim, Connection):
+            self._give_way(victim)
 
     def make_room(self) -> bool:
         """Drop the connection that can best be spared, to get its descriptor; False if there is none."""
@@ -131,47 +138,40 @@ class Hall:
 
     # -- what connections tell (transport.Hall) ------------------------------------------------------
 
-    def readable(self, connection: Connection) -> None:
-        self._register(connection, select.EPOLLIN)
+    def wake_to_read(self, connection: Connection) -> None:
+        self._epoll.modify(connection.fd, select.EPOLLIN)
 
-    def writable(self, connection: Connection) -> None:
-        self._register(connection, select.EPOLLOUT)
+    def wake_to_write(self, connection: Connection) -> None:
+        self._epoll.modify(connection.fd, select.EPOLLOUT)
 
     def moved(self, connection: Connection) -> None:
         stages = self._stages
         stage = connection.stage
-        if stage == "handshake":
-            self._anteroom.greeted(connection)
-            del stages["greeting"][connection]
-            stages["handshake"][connection] = connection.accepted
-            return
-        if connection in stages["handshake"]:
-            del stages["handshake"][connection]
+        if stage == "proven":
+            stages["handshake"].pop(connection, None)  # it is not there if the peer was quick
             self._anteroom.leave(connection)
-        if stage == "sending":
-            now = self.seconds()
-            stages["sending"].pop(connection, None)
-            stages["sending"][connection] = now
-            self._sending_since.setdefault(connection, now)
         elif stage == "closing":
             stages["sending"].pop(connection, None)
             self._sending_since.pop(connection, None)
-            stages["closing"].setdefault(connection, self.seconds())
+            stages["closing"][connection] = self.now
+        elif stage == "sending":
+            stages["sending"].pop(connection, None)
+            stages["sending"][connection] = self.now
+            self._sending_since.setdefault(connection, self.now)
+        elif connection in stages["greeting"]:
+            del stages["greeting"][connection]
+            stages["handshake"][connection] = connection.accepted
+            self._anteroom.greeted(connection)
 
     def gone(self, connection: Connection) -> None:
         del self._connections[connection.fd]
-        with suppress(FileNotFoundError):  # if it ended before it was ever watched
-            self._epoll.unregister(connection.fd)
-        self._anteroom.leave(connection)
-        for stage in self._stages.values():
-            stage.pop(connection, None)
+        self._epoll.unregister(connection.fd)
+        if connection.stage in _UNPROVEN:
+            self._anteroom.leave(connection)
+        self._stages.get(connection.stage, {}).pop(connection, None)
         self._sending_since.pop(connection, None)
         if not self._connections:
-            if self._tick.running:
-                self._tick.stop()
-            callbacks, self._emptied = self._emptied, []
-            for callback in callbacks:
-                callback()
+            self._emptied_now()
 
     # -- IReadDescriptor -----------------------------------------------------------------------------
 
@@ -182,6 +182,7 @@ class Hall:
         return "key server"
 
     def doRead(self) -> None:
+        self.look_at_clock()
         connections = self._connections
         for fd, _ in self._epoll.poll(0, BATCH):
             connection = connections.get(fd)
@@ -200,12 +201,6 @@ class Hall:
             self._log.failure("Connection from {address} failed", address=connection.address)
             connection.abort()
 
-    def _register(self, connection: Connection, events: int) -> None:
-        try:
-            self._epoll.modify(connection.fd, events)
-        except FileNotFoundError:
-            self._epoll.register(connection.fd, events)
-
     def _give_way(self, connection: Connection) -> None:
         if self._throttle.admits():
             self._log.warn(
@@ -215,8 +210,15 @@ class Hall:
             )
         connection.abort()
 
-    def _look_at_clock(self) -> None:
-        now = self.seconds()
+    def _emptied_now(self) -> None:
+        if self._tick.running:
+            self._tick.stop()
+        callbacks, self._emptied = self._emptied, []
+        for callback in callbacks:
+            callback()
+
+    def _enforce(self) -> None:
+        now = self.look_at_clock()
         for connection in self._overdue(now):
             connection.abort()
         for guest in self._anteroom.overdue(now):

@@ -147,8 +147,6 @@ class KeyServer(Service):
     ``stopService``, which gives deliveries under way a few seconds.
     """
 
-    name = "key server"
-
     def __init__(
         self,
         reactor: Any,
@@ -177,7 +175,7 @@ class KeyServer(Service):
 
     def startService(self) -> None:
         self.privilegedStartService()
-        Service.startService(self)
+        super().startService()
         assert self._socket is not None
         self._hall.start()
         self._reactor.addReader(self)
@@ -185,7 +183,7 @@ class KeyServer(Service):
         self._log.info("Listening on {address}:{port}", address=f"[{host}]" if ":" in host else host, port=self.port)
 
     def stopService(self) -> Deferred[None]:
-        Service.stopService(self)
+        super().stopService()
         if self._socket is None:
             return succeed(None)
         if self._paused is not None and self._paused.active():
@@ -221,6 +219,7 @@ class KeyServer(Service):
         """The reactor lets go of us; ``stopService`` has done what there is to do."""
 
     def doRead(self) -> None:
+        self._hall.look_at_clock()
         for _ in range(ACCEPTS):
             if self._socket is None:
                 return

@@ -63,8 +63,9 @@ class KeyServerProtocol:
     def _granted(self, grant: Grant) -> None:
         self._petition = None
         self._grant = grant
-        grant.on_revoked(self._connection.abort)
         self._connection.send(grant.secret)
+        if self._grant is not None:  # it takes longer
+            grant.on_revoked(self._connection.abort)
 
     def _refused(self, failure: Failure) -> None:
         self._petition = None

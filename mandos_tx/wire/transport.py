@@ -43,13 +43,17 @@ class Conversation(Protocol):
 class Hall(Protocol):
     """What a connection needs of the place it is in (``mandos_tx.wire.hall``)."""
 
-    def seconds(self) -> float: ...
-    def readable(self, connection: Connection) -> None:
-        """Call ``connection.ready`` when there is something to read."""
+    @property
+    def now(self) -> float:
+        """Seconds on the server's clock, as of when this turn began."""
         ...
 
-    def writable(self, connection: Connection) -> None:
-        """Call ``connection.ready`` when there is room to write, or something to read."""
+    def wake_to_read(self, connection: Connection) -> None:
+        """Call ``connection.ready`` when there is something to read; so it is to begin with."""
+        ...
+
+    def wake_to_write(self, connection: Connection) -> None:
+        """Call ``connection.ready`` when there is room to write."""
         ...
 
     def moved(self, connection: Connection) -> None:
@@ -97,12 +101,11 @@ class Connection:
         """The peer's address, without its port, for logs and facts."""
         self.source = source_of(host)
         self.stage = "greeting"
-        self.accepted = self._heard = hall.seconds()
+        self.accepted = self._heard = hall.now
 
     def begin(self, conversation: Conversation) -> None:
         """Start to listen; a line that is here already is taken at once."""
         self._conversation = conversation
-        self._hall.readable(self)
         self.ready()
 
     def ready(self) -> None:
@@ -135,12 +138,12 @@ class Connection:
     def send(self, secret: bytes) -> None:
         """Send the secret, then say good-bye."""
         self._secret = secret
-        self._enter("sending", self._send)
+        self._step = self._send
         self.ready()
 
     def refuse(self) -> None:
         """End TLS without having sent anything; every refusal looks like this one."""
-        self._enter("closing", self._say_goodbye)
+        self._step = self._say_goodbye
         self.ready()
 
     def abort(self) -> None:
@@ -171,14 +174,14 @@ class Connection:
         if not data:
             self.abort()
             return
-        self._heard = self._hall.seconds()
+        self._heard = self._hall.now
         assert self._conversation is not None
         self._conversation.received(data)
 
     def _shake_hands(self) -> None:
         assert self._session is not None
         assert self._conversation is not None
-        self._heard = self._hall.seconds()
+        self._heard = self._hall.now
         if self._session.handshake():
             self._enter("proven", self._hear_nothing)
             self._conversation.key_proven(self._session.peer_key_id())
@@ -194,33 +197,28 @@ class Connection:
 
     def _send(self) -> None:
         assert self._session is not None
-        limit = self._position + SLICE
+        start = self._position
         while self._position < len(self._secret):
             sent = self._session.send(self._secret, self._position)
-            if sent is None or self._position >= limit:
-                self._position += sent or 0
-                self._want_to_write()
+            self._position += sent or 0
+            if sent is None or self._position - start >= SLICE:
+                self._go_on_later("sending")
                 return
-            self._position += sent
-            self._hall.moved(self)
         self._step = self._say_goodbye
         self._say_goodbye()
 
     def _say_goodbye(self) -> None:
         assert self._session is not None
         if not self._session.bye():
-            self._want_to_write()
+            self._go_on_later("sending")
             return
         self._socket.shutdown(socket.SHUT_WR)
+        if self._wants_to_write:
+            self._hall.wake_to_read(self)
+        self._enter("closing", self._wait_for_end)
         if self._secret and self._conversation is not None:
             self._secret = b""
             self._conversation.delivered()
-        if self.stage == "gone":
-            return
-        self._enter("closing", self._wait_for_end)
-        if self._wants_to_write:
-            self._hall.readable(self)
-            self._wants_to_write = False
 
     def _wait_for_end(self) -> None:
         """Closing a socket with unread bytes would reset the connection and could cost the peer its secret."""
@@ -230,10 +228,11 @@ class Connection:
                 break
         self.abort()
 
-    def _want_to_write(self) -> None:
+    def _go_on_later(self, stage: str) -> None:
+        self._enter(stage, self._step)
         if not self._wants_to_write:
             self._wants_to_write = True
-            self._hall.writable(self)
+            self._hall.wake_to_write(self)
 
     def _failed(self, reason: str) -> None:
         if self.stage == "handshake" and self._conversation is not None:
