@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import os
 import shlex
+import signal
 import subprocess
 import sys
 import tempfile
@@ -35,6 +36,8 @@ def main(arguments: list[str]) -> int:
     parser.add_argument("--python", default=sys.executable, help="the interpreter that runs the server")
     parser.add_argument("--output", type=Path, help="default: bench/RESULTS.md for a whole run, else none")
     options = parser.parse_args(arguments)
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(1))  # so that what was started is stopped
+    os.umask(0o022)  # the server may become a user that must reach its state
     output = options.output or (None if options.quick or options.only else _RESULTS)
     command = shlex.join(["bench/run", *arguments])
     when = datetime.now(UTC).strftime("%Y-%m-%d %H:%M UTC")
@@ -62,7 +65,7 @@ def main(arguments: list[str]) -> int:
 def _measure(name: str, quick: bool, python: str) -> Section:
     print(f"measuring {name} ...", file=sys.stderr, flush=True)
     with tempfile.TemporaryDirectory(prefix=f"mandos-bench-{name}-") as directory:
-        os.chmod(directory, 0o711)  # the server may become a user that must reach its state
+        os.chmod(directory, 0o711)
         return _MEASUREMENTS[name](quick, python, Path(directory) / "fleet")
 
 

@@ -13,7 +13,7 @@ from attrs import frozen
 from bench.fleet import make_fleet
 from bench.process import CPUTime, cpu_time
 from bench.report import Promise, Section, table
-from bench.servers import give_to_server, ours
+from bench.servers import ServerError, give_to_server, ours
 
 _DEFAULT_INTERVAL = timedelta(minutes=2)
 
@@ -110,7 +110,14 @@ def _cost_table(counted: _Spell, checks: int) -> str:
     costs = [part / max(1, checks) * 1e6 for part in (counted.cpu.total, counted.cpu.own, counted.cpu.others)]
     return table(
         ["checks", "CPU each, µs", "the server itself, µs", "shells and helpers, µs", "checks/s", "cores"],
-        [[str(checks), *(f"{cost:.0f}" for cost in costs), f"{checks / counted.seconds:.0f}", f"{counted.cores:.3f}"]],
+        [
+            [
+                f"{checks:,}",
+                *(f"{cost:.0f}" for cost in costs),
+                f"{checks / counted.seconds:.0f}",
+                f"{counted.cores:.3f}",
+            ]
+        ],
     )
 
 
@@ -118,7 +125,7 @@ def _lateness_table(lateness: _Lateness) -> str:
     seconds = [lateness.p50, lateness.p99, lateness.most, lateness.last_first]
     return table(
         ["checks", "clients", "late p50, s", "p99, s", "max, s", "last first check after, s"],
-        [[str(lateness.checks), str(lateness.clients), *(f"{value:.2f}" for value in seconds)]],
+        [[f"{lateness.checks:,}", f"{lateness.clients:,}", *(f"{value:.2f}" for value in seconds)]],
     )
 
 
@@ -171,6 +178,8 @@ def _judge(lines: Iterable[str], began: float, interval: float) -> _Lateness:
         own.sort()
         phases = [up - number * interval for number, up in enumerate(own)]
         late.extend(phase - min(phases) for phase in phases)
+    if not late:
+        raise ServerError("not one check has run")
     late.sort()
     return _Lateness(
         checks=len(late),
