@@ -1,0 +1,59 @@
+"""What the process is allowed: it sheds root for good, and lets nobody look into its memory."""
+
+from __future__ import annotations
+
+import ctypes
+import grp
+import os
+import pwd
+import resource
+
+from attrs import frozen
+
+_CANDIDATES = (("_mandos", "_mandos"), ("mandos", "mandos"), ("nobody", "nogroup"))
+_NOBODY = 65534
+_PR_SET_DUMPABLE = 4
+
+
+@frozen
+class Identity:
+    """A user and a group to run as."""
+
+    name: str
+    uid: int
+    gid: int
+
+
+def unprivileged_identity() -> Identity:
+    """Whom a server that was started by root becomes: the first pair that exists."""
+    for user, group in _CANDIDATES:
+        try:
+            return Identity(user, pwd.getpwnam(user).pw_uid, grp.getgrnam(group).gr_gid)
+        except KeyError:
+            continue
+    return Identity(str(_NOBODY), _NOBODY, _NOBODY)
+
+
+def is_root() -> bool:
+    return os.geteuid() == 0
+
+
+def shed(identity: Identity) -> None:
+    """Become ``identity``, with no supplementary groups and no way back."""
+    os.setgroups([])
+    os.setresgid(identity.gid, identity.gid, identity.gid)
+    os.setresuid(identity.uid, identity.uid, identity.uid)
+
+
+def guard_memory() -> None:
+    """Leave no core file, and refuse to be traced by others of the same user (prctl(2), PR_SET_DUMPABLE)."""
+    resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
+    ctypes.CDLL(None, use_errno=True).prctl(_PR_SET_DUMPABLE, 0, 0, 0, 0)
+
+
+def raise_descriptor_limit() -> int:
+    """Have as many file descriptors as we may; the result is how many."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    if soft != hard:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
+    return hard if hard != resource.RLIM_INFINITY else 1 << 20
