@@ -104,6 +104,9 @@ class RecordingFiles:
     def directory(self, path: str) -> tuple[Access, tuple[str, ...]]:
         return _remembered(self.directories, path, self.files.directory)
 
+    def recorded(self) -> RecordedFiles:
+        return RecordedFiles(self.trusted, self.read_files, self.directories)
+
 
 @frozen
 class RecordedFiles:

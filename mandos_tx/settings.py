@@ -30,12 +30,10 @@ DEFAULT_PRIORITY: Final = "SECURE128:!CTYPE-X.509:+CTYPE-RAWPK:!RSA:!VERS-ALL:+V
 MAIN_FILE: Final = "mandos.conf"
 USAGE_ERROR: Final = 2
 
-_MANDOS_8: Final = tuple(
-    f"--{name}"
-    for name in (
-        "help version interface address port check debug debuglevel priority servicename configdir"
-        " no-dbus no-ipv6 no-restore statedir socket foreground no-zeroconf"
-    ).split()
+_MANDOS_8: Final = (
+    *("--help", "--version", "--interface", "--address", "--port", "--check", "--debug", "--debuglevel", "--priority"),
+    *("--servicename", "--configdir", "--no-dbus", "--no-ipv6", "--no-restore", "--statedir", "--socket"),
+    *("--foreground", "--no-zeroconf"),
 )
 
 
