@@ -133,13 +133,22 @@ class StateStore(Protocol):
 class StateKeeper(Protocol):
     """Sees to it that what becomes of clients is saved."""
 
+    @property
+    def removed(self) -> Mapping[str, str]:
+        """What is saved of clients that an administrator removed although their source still lists them."""
+        ...
+
+    def forget(self, name: str) -> None:
+        """Forget that the client was removed."""
+        ...
+
+    def mark(self, name: str) -> None:
+        """Have the client's present value saved soon."""
+        ...
+
     def write_ahead(self, name: str, client: Client | None) -> Deferred[None]:
         """Save what a client is about to become (None: removed by an administrator).
 
         Fires when that is durable, or fails with StateUnwritable.
         """
-        ...
-
-    def mark(self, name: str) -> None:
-        """Have the client's present value saved again soon."""
         ...
