@@ -14,6 +14,7 @@ import re
 from collections.abc import Callable, Iterable, Mapping
 from datetime import timedelta
 from functools import lru_cache, partial
+from itertools import islice
 from typing import Any, Final, TypeAlias
 
 from attrs import Factory, define, field, frozen
@@ -105,9 +106,9 @@ class _Run:
     complaints: list[Complaint] = Factory(list)
     warnings: list[Complaint] = Factory(list)
     files: dict[str, int] = Factory(dict)
-    names: dict[str, str] = Factory(dict)
-    """Where each client is defined, as FILE:LINE."""
-    key_ids: dict[KeyID, str] = Factory(dict)
+    names: dict[str, _Place] = Factory(dict)
+    """Where each client is defined."""
+    key_ids: dict[KeyID, _Place] = Factory(dict)
     warned_of_defaults: set[Complaint] = Factory(set)
     unknown_defaults: dict[str, _Place] = Factory(dict)
     references: set[str] = Factory(set)
@@ -214,44 +215,36 @@ class _SectionReader:
 
     def _look_at_unknown_options(self) -> None:
         unknown = [name for name in self._options if name not in _READERS]
-        used = self._defaults.references
-        if unknown or self._run.unknown_defaults:
-            used = used.union(*(references(text) for text, _ in self._options.values()))
-            self._run.references |= used
-        names = list(self._options)
+        if not unknown and not self._run.unknown_defaults:
+            return
+        used = self._defaults.references.union(*(references(text) for text, _ in self._options.values()))
+        self._run.references |= used
         for name in unknown:
-            text, _ = self._options[name]
-            before = names[names.index(name) - 1] if names[0] != name else ""
-            if before == "secret" and text in ("", "=") and _END_OF_BASE64.fullmatch(name):
-                self._run.complaints.append(
-                    self._where(name).complaint(
-                        self._name, "secret", "its last line seems to be cut off", _REMEDY_INDENT
-                    )
-                )
+            if self._seems_to_end_the_secret(name):
+                self._complain("secret", "its last line seems to be cut off", _REMEDY_INDENT)
             elif name not in used:
                 self._warn(name, "unknown option", remedy_for_unknown(name, _READERS))
 
+    def _seems_to_end_the_secret(self, name: str) -> bool:
+        """Whether an option looks as base64 does without the white space before it (``4T2zw4dxS5NswXWU0sVEXxo=``)."""
+        before = dict(zip(islice(self._options, 1, None), self._options, strict=False)).get(name)
+        return before == "secret" and self._options[name][0] in ("", "=") and bool(_END_OF_BASE64.fullmatch(name))
+
     def _identify(self, key_id: KeyID | None, fingerprint: str | None) -> None:
-        here = str(self._place)
         if "\0" in self._name:
             self._complain(None, "a NUL character in the name", "leave it out")
-        if (first := self._run.names.setdefault(self._name, here)) != here:
-            if not first.startswith(f"{self._place.document.file}:"):
-                self._complain(
-                    None, f"a client of this name is at {first} already", "give each client a name of its own"
-                )
+        if (first := self._run.names.setdefault(self._name, self._place)) is not self._place:
+            if first.document is not self._place.document:
+                self._complain(None, f"a client of this name is at {first} already", "give each client its own name")
             return
-        if key_id is None:
-            if self._faulty.isdisjoint(("key_id", "fingerprint")):
-                if fingerprint is None:
-                    remedy = "call the section [DEFAULT]" if self._name.upper() == DEFAULT else _REMEDY_KEY_ID
-                    self._complain("key_id", "missing", remedy)
-                else:
-                    self._warn(
-                        "fingerprint", "no client is known by its fingerprint any more (GnuTLS 3.6)", _REMEDY_KEY_ID
-                    )
-        elif (first := self._run.key_ids.setdefault(key_id, here)) != here:
-            self._complain("key_id", f"the client at {first} has the same", "make a key of its own for each client")
+        if key_id is not None:
+            if (first := self._run.key_ids.setdefault(key_id, self._place)) is not self._place:
+                self._complain("key_id", f"the client at {first} has the same", "make a key of its own for each client")
+        elif fingerprint is not None:
+            self._warn("fingerprint", "no client is known by its fingerprint since GnuTLS 3.6", _REMEDY_KEY_ID)
+        elif self._faulty.isdisjoint(("key_id", "fingerprint")):
+            remedy = "call the section [DEFAULT]" if self._name.upper() == DEFAULT else _REMEDY_KEY_ID
+            self._complain("key_id", "missing", remedy)
 
     def _secret(self, secret: bytes | None, secfile: str | None) -> bytes:
         if secret is not None or "secret" in self._faulty:
