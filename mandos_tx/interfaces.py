@@ -10,8 +10,8 @@ from attrs import field, frozen
 from twisted.internet.defer import Deferred
 
 from mandos_tx.clock import TimeLine
-from mandos_tx.core.client import Client, KeyID
-from mandos_tx.core.happenings import Change, Event, Refusal
+from mandos_tx.core.client import Client, ClientDefinition, KeyID
+from mandos_tx.core.happenings import Change, Event, Fact, Refusal
 
 Observer: TypeAlias = Callable[[Change], None]
 
@@ -44,6 +44,22 @@ class Registry(Protocol):
 
     def observe(self, observer: Observer) -> Callable[[], None]:
         """Have ``observer`` called with every Change; call the result to end that."""
+        ...
+
+
+class Registrar(Registry, Protocol):
+    """The registry as those see it who let clients in and out."""
+
+    def introduce(self, client: Client, facts: tuple[Fact, ...], by: str = "") -> None:
+        """Take in a client that is new, or back after a restart."""
+        ...
+
+    def redefine(self, name: str, definition: ClientDefinition, spread: float, by: str = "") -> Client:
+        """Apply what the client's source now says of it. Raises NoSuchClient."""
+        ...
+
+    def remove(self, name: str, *, by_administrator: bool, by: str = "") -> None:
+        """Forget a client. Raises NoSuchClient."""
         ...
 
 

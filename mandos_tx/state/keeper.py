@@ -185,7 +185,7 @@ class Keeper:
         self._unschedule()
         batch: dict[str, Unsaved] = {name: self._present(name) for name in self._dirty}
         batch.update(self._ahead)
-        waiting = self._waiting
+        ahead, waiting = frozenset(self._ahead), self._waiting
         self._dirty, self._ahead, self._waiting, self._urgent = set(), {}, [], False
         self._in_flight = frozenset(batch)
         self._begun += 1
@@ -193,11 +193,14 @@ class Keeper:
             _write, self._store, batch, self._key, self._begun, self._clock.line, self._registry.now()
         )
         saved.addCallbacks(
-            self._saved, self._failed, callbackArgs=(self._begun, waiting), errbackArgs=(frozenset(batch), waiting)
+            self._saved,
+            self._failed,
+            callbackArgs=(self._begun, ahead, waiting),
+            errbackArgs=(self._in_flight, waiting),
         )
         saved.addErrback(lambda failure: self._log.failure("The keeper of the state failed", failure))
 
-    def _saved(self, _: None, generation: int, waiting: list[Deferred[None]]) -> None:
+    def _saved(self, _: None, generation: int, ahead: frozenset[str], waiting: list[Deferred[None]]) -> None:
         self._generation = generation
         if self._problem:
             self._log.info("The state can be saved again")
@@ -205,6 +208,8 @@ class Keeper:
         # All who waited make true what was written ahead, before the next commit looks at it.
         for durable in waiting:
             durable.callback(None)
+        # It may have come otherwise.
+        self._dirty |= ahead
         self._continue(0.0 if self._urgent else DELAY)
 
     def _failed(self, failure: Failure, names: frozenset[str], waiting: list[Deferred[None]]) -> None:
