@@ -44,6 +44,7 @@ class Running(Protocol):
 class Commands(Protocol):
     """What runs commands (``mandos_tx.process.ProcessGroups``)."""
 
+    def begin(self) -> None: ...
     def start(self, command: str, ended: Callable[[CheckOutcome, bytes], None], *, want_output: bool) -> Any: ...
     def stop(self, running: Any) -> Deferred[None]: ...
     def stop_all(self) -> Deferred[None]: ...
@@ -260,6 +261,7 @@ class Checkers(MultiService):
         self._forget: Callable[[], None] = registry.observe(self._observe)
 
     def startService(self) -> None:
+        self._commands.begin()
         for name in self._registry.clients:
             self._add(name)
         super().startService()

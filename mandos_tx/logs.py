@@ -15,11 +15,13 @@ from datetime import UTC, datetime
 from typing import Any
 
 from attrs import define, field
+from twisted.application.service import Service
 from twisted.logger import (
     FilteringLogObserver,
     ILogFilterPredicate,
     ILogObserver,
     LogEvent,
+    Logger,
     LogLevel,
     PredicateResult,
     formatEvent,
@@ -46,6 +48,8 @@ _SEVERITY = {  # syslog(3)
     LogLevel.debug: 7,
 }
 _FACILITY_DAEMON = 3 << 3
+SYSLOG = "/dev/log"
+
 MAX_MESSAGE = 8000
 """Characters of one line of log; the rest is cut."""
 
@@ -91,7 +95,7 @@ def _printable(text: str) -> str:
 class SyslogObserver:
     """Writes to /dev/log, in the manner of the original. Never blocks; what cannot be written is lost, and counted."""
 
-    def __init__(self, path: str = "/dev/log") -> None:
+    def __init__(self, path: str = SYSLOG) -> None:
         self._path = path
         self._socket: socket.socket | None = None
         self._lost = 0
@@ -190,3 +194,32 @@ def begin(observers: Iterable[Any]) -> Callable[[], None]:
             globalLogPublisher.removeObserver(observer)
 
     return end
+
+
+class Logging(Service):
+    """Sends the log where it belongs while the server runs, beginning with what there is to say about its settings."""
+
+    _log = Logger()
+
+    def __init__(self, observers: Iterable[Any], level: str, warnings: Iterable[object]) -> None:
+        self._observers = observers
+        self._level = LEVELS[level]
+        self._warnings = warnings
+        self._end: Callable[[], None] | None = None
+
+    def privilegedStartService(self) -> None:
+        threshold.level = self._level
+        self._end = begin(self._observers)
+        for warning in self._warnings:
+            self._log.warn("{warning}", warning=str(warning))
+
+    def startService(self) -> None:
+        super().startService()
+        if self._end is None:
+            self.privilegedStartService()
+
+    def stopService(self) -> None:
+        super().stopService()
+        if self._end is not None:
+            self._end()
+            self._end = None

@@ -9,6 +9,8 @@ import pwd
 import resource
 
 from attrs import frozen
+from twisted.application.service import Service
+from twisted.logger import Logger
 
 _CANDIDATES = (("_mandos", "_mandos"), ("mandos", "mandos"), ("nobody", "nogroup"))
 _NOBODY = 65534
@@ -57,3 +59,19 @@ def raise_descriptor_limit() -> int:
     if soft != hard:
         resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
     return hard if hard != resource.RLIM_INFINITY else 1 << 20
+
+
+class PrivilegeShedding(Service):
+    """The moment from which on the server is nobody in particular; must start before anything that need not be root."""
+
+    _log = Logger()
+
+    def startService(self) -> None:
+        super().startService()
+        if is_root():
+            identity = unprivileged_identity()
+            shed(identity)
+            self._log.debug(
+                "Running as {user} (uid {uid}, gid {gid})", user=identity.name, uid=identity.uid, gid=identity.gid
+            )
+        guard_memory()

@@ -101,8 +101,12 @@ class ProcessGroups:
     _sweep: IDelayedCall | None = field(init=False, default=None)
     _last_call: float = field(init=False, default=math.inf)
     """From when on nobody is asked any more, only killed."""
-    _spared: frozenset[int] = field(init=False, factory=lambda: frozenset(_children()))
-    """Children that were here before us."""
+    _spared: frozenset[int] = field(init=False, default=frozenset())
+
+    def begin(self) -> None:
+        """To be called once, before the first command; our children until then are none of our business."""
+        become_subreaper()
+        self._spared = frozenset(_children())
 
     def start(
         self, command: str, ended: Callable[[CheckOutcome, bytes], None], *, want_output: bool = False

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import os
 import socket
 import time
@@ -65,3 +66,21 @@ def _watchdog_seconds(environment: Mapping[str, str]) -> float:
     except ValueError:
         return 0.0
     return microseconds / 1e6 if pid == os.getpid() else 0.0
+
+
+class Readiness(Service):
+    """The last to start and the first to stop: by then, and until then, the server does all that it should."""
+
+    def __init__(self, supervision: Supervision) -> None:
+        self._supervision = supervision
+
+    def startService(self) -> None:
+        super().startService()
+        # the clients are here to stay; looking for garbage among them again and again would cost the deliveries
+        gc.collect()
+        gc.freeze()
+        self._supervision.ready()
+
+    def stopService(self) -> None:
+        super().stopService()
+        self._supervision.stopping()

@@ -5,7 +5,7 @@ from __future__ import annotations
 import errno
 import os
 import socket
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from ipaddress import AddressValueError, IPv6Address
 from pathlib import Path
 from typing import Any
@@ -32,11 +32,19 @@ PAUSE = 0.5
 GRACE = 3.0
 """Seconds that deliveries under way get when the server stops."""
 
+_FIRST_INHERITED = 3  # SD_LISTEN_FDS_START
 _NO_DESCRIPTOR = (errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM)
 
 
 class CannotListen(Exception):
     """The listening socket cannot be had; the text says why and what to do."""
+
+    def __init__(self, text: str, cause: OSError | None = None) -> None:
+        super().__init__(text)
+        self.denied = cause is not None and cause.errno in (errno.EACCES, errno.EPERM)
+        """Whether it is for want of permission."""
+        self.impossible = cause is None
+        """Whether it can never work as it is configured."""
 
 
 @frozen
@@ -49,6 +57,13 @@ class Endpoint:
     ipv6: bool = True
     descriptor: int | None = None
     """An open socket to use instead of making one."""
+
+
+def inherited_socket(environment: Mapping[str, str]) -> int | None:
+    """The descriptor of the socket that the service manager opened for this process (sd_listen_fds(3)), if any."""
+    if environment.get("LISTEN_PID") != str(os.getpid()) or environment.get("LISTEN_FDS", "0") == "0":
+        return None
+    return _FIRST_INHERITED
 
 
 def open_socket(endpoint: Endpoint, log: Logger) -> socket.socket:
@@ -68,7 +83,7 @@ def open_socket(endpoint: Endpoint, log: Logger) -> socket.socket:
     except OSError as error:
         sock.close()
         where = f"[{endpoint.address}]:{endpoint.port}" if endpoint.address else f"port {endpoint.port}"
-        raise CannotListen(f"Cannot listen on {where}: {error.strerror or error}") from None
+        raise CannotListen(f"Cannot listen on {where}: {error.strerror or error}", error) from None
     except CannotListen:
         sock.close()
         raise
@@ -77,12 +92,15 @@ def open_socket(endpoint: Endpoint, log: Logger) -> socket.socket:
 
 def _adopt(descriptor: int) -> socket.socket:
     try:
+        os.set_inheritable(descriptor, False)
         sock = socket.socket(fileno=os.dup(descriptor))
         if sock.family not in (socket.AF_INET, socket.AF_INET6) or sock.type != socket.SOCK_STREAM:
             raise OSError(errno.EPROTOTYPE, "it is not a TCP socket")
         _listen(sock)
     except OSError as error:
-        raise CannotListen(f"File descriptor {descriptor} cannot be listened on: {error.strerror or error}") from None
+        raise CannotListen(
+            f"File descriptor {descriptor} cannot be listened on: {error.strerror or error}", error
+        ) from None
     return sock
 
 

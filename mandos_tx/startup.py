@@ -1,0 +1,89 @@
+"""What a server reads before it runs, and what becomes of a start that cannot succeed.
+
+=====  ===============================================================
+Exit   Meaning
+=====  ===============================================================
+0      stopped as asked
+1      internal error, or the port is taken
+2      usage
+77     permission
+78     configuration or state (sysexits.h)
+=====  ===============================================================
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Iterable
+from typing import NoReturn
+
+from attrs import frozen
+
+from mandos_tx import logs, selftest
+from mandos_tx.configuration import Configuration, describe
+from mandos_tx.configuration_files import LocalFiles
+from mandos_tx.formats.complaint import Complaint, ConfigurationError
+from mandos_tx.settings import Options, ServerSettings, read_everything, read_settings
+from mandos_tx.wire.gnutls import Context, PriorityError
+
+EX_FAILURE = 1
+EX_NOPERM = 77
+EX_CONFIG = 78
+
+
+@frozen
+class Prepared:
+    """Everything that was read, and found good."""
+
+    settings: ServerSettings
+    configuration: Configuration
+    context: Context
+
+
+def prepare(options: Options) -> Prepared:
+    """Read the configuration; ends the process if that is all that was asked for, or if it is wrong."""
+    files = LocalFiles()
+    if options["check"]:
+        _self_test(options)
+    try:
+        settings, configuration = read_everything(options, files)
+        context = _tls_context(settings, options)
+    except ConfigurationError as error:
+        if options["check-config"]:
+            print("\n".join(describe(error)))
+            raise SystemExit(EX_CONFIG) from None
+        give_up(EX_CONFIG, map(str, error.complaints))
+    if options["check-config"]:
+        print("\n".join(describe(configuration)))
+        raise SystemExit(0)
+    return Prepared(settings, configuration, context)
+
+
+def give_up(status: int, lines: Iterable[str]) -> NoReturn:
+    """End a start that cannot succeed: every line on standard error and in the system's log."""
+    syslog = logs.SyslogObserver()
+    for line in lines:
+        print(f"mandos: {line}", file=sys.stderr)
+        syslog({"log_format": "{line}", "line": line, "log_level": logs.LEVELS["CRITICAL"]})
+    raise SystemExit(status)
+
+
+def _self_test(options: Options) -> NoReturn:
+    try:
+        settings, _ = read_settings(options, LocalFiles())
+    except ConfigurationError as error:
+        give_up(EX_FAILURE, map(str, error.complaints))
+    good = selftest.run(selftest.self_tests(settings.priority), print)
+    raise SystemExit(0 if good else EX_FAILURE)
+
+
+def _tls_context(settings: ServerSettings, options: Options) -> Context:
+    try:
+        return Context(settings.priority)
+    except PriorityError as error:
+        remedy = "see gnutls_priority_init(3)"
+        if "priority" in options.given:
+            complaint = Complaint("command line", None, None, "--priority", str(error), remedy)
+        else:
+            complaint = Complaint(f"{settings.configdir}/mandos.conf", None, "DEFAULT", "priority", str(error), remedy)
+        raise ConfigurationError([complaint]) from None

@@ -1,0 +1,191 @@
+"""The composition root: the only module that knows all the others, and puts a server together from them.
+
+What is read is read in ``makeService``; what needs root happens in ``privilegedStartService``; everything else in
+``startService``, first of all the shedding of root. Services start in the order of ``assemble``, so that each may rely
+on those before it, and stop one by one in the reverse order.
+"""
+
+from __future__ import annotations
+
+import os
+import socket
+from collections.abc import Callable, Iterable, Mapping
+from functools import partial
+from typing import Any, TypeAlias
+
+from attrs import frozen
+from twisted.application.service import IService
+from twisted.logger import Logger, LogLevel
+
+from mandos_tx import logs
+from mandos_tx.administration import Administration
+from mandos_tx.background import Background
+from mandos_tx.checker import Checkers
+from mandos_tx.clock import Clock, fresh_time_line, install
+from mandos_tx.configuration_source import ConfigurationSource
+from mandos_tx.core.client import Client
+from mandos_tx.formats.checker_command import expand
+from mandos_tx.gatekeeper import Gatekeeper
+from mandos_tx.logbook import Logbook
+from mandos_tx.privileges import PrivilegeShedding, is_root, raise_descriptor_limit, unprivileged_identity
+from mandos_tx.process import ProcessGroups, environment_for_commands
+from mandos_tx.registry import Registry
+from mandos_tx.reloading import Reloading
+from mandos_tx.restoring import Restoring
+from mandos_tx.roster import Roster
+from mandos_tx.sequence import Sequence
+from mandos_tx.settings import Options, ServerSettings
+from mandos_tx.startup import EX_CONFIG, EX_FAILURE, EX_NOPERM, Prepared, give_up, prepare
+from mandos_tx.state.directory import StateDirectory
+from mandos_tx.state.home import StateHome
+from mandos_tx.state.keeper import Keeper
+from mandos_tx.state.sqlite import SqliteStore
+from mandos_tx.supervision import Readiness, Supervision
+from mandos_tx.throttle import Throttle
+from mandos_tx.wire.hall import Hall, Limits
+from mandos_tx.wire.listener import CannotListen, Endpoint, KeyServer, inherited_socket, open_socket
+from mandos_tx.wire.protocol import KeyServerFactory
+
+__all__ = ["FrontEnd", "Parts", "assemble", "makeService"]
+
+SPARE_DESCRIPTORS = 128
+"""What the server needs besides connections that have proven nothing: deliveries, checkers, files."""
+
+
+@frozen
+class Parts:
+    """What a front end may use."""
+
+    reactor: Any
+    settings: ServerSettings
+    clock: Clock
+    registry: Registry
+    administration: Administration
+    reloading: Reloading
+
+
+FrontEnd: TypeAlias = Callable[[Parts], IService]
+
+
+def makeService(options: Options) -> IService:
+    """Make the server that the command line and the configuration describe; what twistd calls."""
+    from twisted.internet import reactor
+
+    return make_service(reactor, prepare(options), os.environ)
+
+
+def make_service(reactor: Any, prepared: Prepared, environment: Mapping[str, str]) -> IService:
+    """As ``makeService``, from what has been read already."""
+    clock = Clock(fresh_time_line())
+    install(reactor, clock)
+    return assemble(reactor, clock, prepared, environment, descriptors=raise_descriptor_limit())
+
+
+def assemble(
+    reactor: Any,
+    clock: Clock,
+    prepared: Prepared,
+    environment: Mapping[str, str],
+    *,
+    descriptors: int,
+    front_ends: Iterable[FrontEnd] = (),
+) -> Sequence:
+    """Put the services together. Nothing happens before they are started."""
+    settings = prepared.settings
+    strangers = Throttle(clock.seconds, "refusals and failures of peers")
+    background = Background(reactor, "state")
+    registry = Registry(reactor, clock)
+    logbook = Logbook(clock, strangers, logs.threshold.wants)
+    registry.observe(logbook.observe)
+    keeper = Keeper(registry, SqliteStore(StateDirectory(settings.statedir)), clock, reactor, background)
+    roster = Roster(registry, keeper, clock)
+    gatekeeper = Gatekeeper(registry)
+    supervision = Supervision(reactor, environment)
+    source = ConfigurationSource(settings.configdir, strict=settings.strict_modes, need_root=is_root())
+    reloading = Reloading(reactor, source.read, Background(reactor, "configuration"), roster, supervision, lambda: None)
+    checkers = Checkers(
+        reactor,
+        registry,
+        ProcessGroups(reactor, environment_for_commands(environment)),
+        _checker_command,
+        settings.max_checkers,
+        partial(logs.threshold.wants, LogLevel.debug),
+    )
+    parts = Parts(reactor, settings, clock, registry, Administration(registry, keeper), reloading)
+
+    server = Sequence()
+    services: list[IService] = [
+        logs.Logging(_observers(settings), settings.debuglevel, prepared.configuration.warnings),
+        StateHome(settings.statedir, unprivileged_identity() if is_root() else None),
+        source,
+        PrivilegeShedding(),
+        Restoring(
+            keeper,
+            roster,
+            prepared.configuration.definitions,
+            lambda message: give_up(EX_CONFIG, [message]),
+            restore=settings.restore,
+            required=settings.state_required,
+        ),
+        checkers,
+        _key_server(reactor, prepared, gatekeeper, strangers, environment, descriptors),
+        *(front_end(parts) for front_end in front_ends),
+        reloading,
+        supervision,
+        Readiness(supervision),
+    ]
+    for service in services:
+        service.setServiceParent(server)
+    return server
+
+
+def _key_server(
+    reactor: Any,
+    prepared: Prepared,
+    gatekeeper: Gatekeeper,
+    strangers: Throttle,
+    environment: Mapping[str, str],
+    descriptors: int,
+) -> KeyServer:
+    settings = prepared.settings
+    limits = Limits(
+        handshake=settings.handshake_timeout.total_seconds(),
+        unauthenticated=max(min(settings.max_unauthenticated, descriptors - SPARE_DESCRIPTORS), SPARE_DESCRIPTORS // 2),
+        per_source=settings.max_unauthenticated_per_source,
+    )
+
+    def open_listener() -> socket.socket:
+        endpoint = Endpoint(
+            address=settings.address or "",
+            port=settings.port or 0,
+            interface=settings.interface or "",
+            ipv6=settings.use_ipv6,
+            descriptor=inherited_socket(environment) if settings.socket is None else settings.socket,
+        )
+        try:
+            return open_socket(endpoint, Logger())
+        except CannotListen as error:
+            give_up(_status_of(error), [str(error)])
+
+    hall = Hall(reactor, limits, strangers)
+    return KeyServer(reactor, open_listener, KeyServerFactory(gatekeeper, strangers), hall, prepared.context)
+
+
+def _status_of(error: CannotListen) -> int:
+    if error.impossible:
+        return EX_CONFIG
+    return EX_NOPERM if error.denied else EX_FAILURE
+
+
+def _observers(settings: ServerSettings) -> list[Any]:
+    """Where the log goes: to syslog; to the terminal as well if that was asked for, or if there is no syslog."""
+    observers: list[Any] = [logs.SyslogObserver()]
+    if settings.log_json:
+        observers.append(logs.JSONObserver())
+    elif settings.debug or (settings.foreground and not os.path.exists(logs.SYSLOG)):
+        observers.append(logs.ConsoleObserver())
+    return observers
+
+
+def _checker_command(client: Client) -> str:
+    return expand(client.settings.checker, client)
