@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import pwd
 import random
+import shlex
 import socket
 import subprocess
 import time
@@ -88,8 +89,10 @@ def _running(command: list[str], port: int, log_path: Path) -> Iterator[Server]:
         process = subprocess.Popen(command, env=environment, stdin=subprocess.DEVNULL, stdout=log, stderr=log)
     try:
         while not _answers(port):
-            if process.poll() is not None or time.monotonic() - began > _PATIENCE:
-                raise ServerError(f"{' '.join(command)}\n{_tail(log_path)}")
+            if process.poll() is not None:
+                raise ServerError(f"{shlex.join(command)}: exit status {process.returncode}\n{_tail(log_path)}")
+            if time.monotonic() - began > _PATIENCE:
+                raise ServerError(f"{shlex.join(command)}: does not listen after {_PATIENCE:.0f} s\n{_tail(log_path)}")
             time.sleep(0.005)
         yield Server(process.pid, port, time.monotonic() - began)
         if process.poll() is not None:
