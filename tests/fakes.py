@@ -13,6 +13,7 @@ from twisted.logger import LogEvent, Logger, LogLevel, formatEvent
 
 from mandos_tx.clock import Clock, TimeLine
 from mandos_tx.core.client import Client, ClientDefinition, ClientSettings, KeyID
+from mandos_tx.core.happenings import Change, Fact
 from mandos_tx.interfaces import SavedState, StateUnwritable
 from mandos_tx.registry import Registry
 from mandos_tx.state.memory import MemoryStore
@@ -99,6 +100,20 @@ class Log:
     def texts(self, level: LogLevel) -> list[str]:
         """Everything of that level, as it reads."""
         return [formatEvent(event) for event in self.events if event["log_level"] is level]
+
+
+@define(eq=False)
+class Recorder:
+    """An observer that remembers what it was told."""
+
+    changes: list[Change] = field(factory=list)
+
+    def __call__(self, change: Change) -> None:
+        self.changes.append(change)
+
+    @property
+    def facts(self) -> list[Fact]:
+        return [fact for change in self.changes for fact in change.facts]
 
 
 def run_at_once(call: Callable[P, T], /, *args: P.args, **kwargs: P.kwargs) -> Deferred[T]:
