@@ -10,6 +10,7 @@ import secrets
 import shutil
 import subprocess
 import tempfile
+from collections.abc import Iterator
 from functools import cache
 from pathlib import Path
 
@@ -79,9 +80,9 @@ def _generate(name: str, tls_type: str) -> Keys:
     keys = Keys(name, directory, password, _options(section))
     artefacts.remember_secret(f"password of {name}", password)
     artefacts.remember_secret(f"secret of {name}", keys.secret)
-    # Of the private keys, only what is private: what they have in common with every key is no secret.
-    artefacts.remember_secret(f"TLS key of {name}", _pem_body(directory / "tls-privkey.pem")[-32:])
-    artefacts.remember_secret(f"OpenPGP key of {name}", _pem_body(directory / "seckey.txt")[512:])
+    for public, private in (("tls-pubkey.pem", "tls-privkey.pem"), ("pubkey.txt", "seckey.txt")):
+        for part in _private_parts(_pem_body(directory / private), _pem_body(directory / public)):
+            artefacts.remember_secret(f"{private} of {name}", part)
     return keys
 
 
@@ -112,3 +113,14 @@ def _pem_body(path: Path) -> bytes:
     """The bytes inside PEM or OpenPGP armour, which ends with a check sum of its own."""
     lines = [line for line in path.read_text("ascii").splitlines() if re.fullmatch(r"[A-Za-z0-9+/]+={0,2}", line)]
     return base64.b64decode("".join(lines))
+
+
+def _private_parts(private: bytes, public: bytes) -> Iterator[bytes]:
+    """What the file of a private key has and that of the public key, with its fingerprints, has not."""
+    known = {public[i : i + 8] for i in range(len(public) - 7)}
+    shared = bytearray(len(private))
+    for i in range(len(private) - 7):
+        if private[i : i + 8] in known:
+            shared[i : i + 8] = b"\1" * 8
+    for match in re.finditer(rb"\0{16,}", shared):
+        yield private[match.start() : match.end()]

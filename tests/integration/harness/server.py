@@ -15,9 +15,9 @@ from twisted.trial.unittest import SkipTest
 from tests.integration.harness import artefacts
 from tests.integration.harness.programs import Program, our_environment
 
-LISTENING = r"listening on .*?(\d+)\D*$"
+LISTENING = r"Listening on .*:(\d+)$"
 """What the server says when it can be reached; ends with the port."""
-START_SECONDS = 30.0
+START_SECONDS = 20.0
 USERS = ("_mandos", "mandos", "nobody")
 """Who a server that is started as root becomes: the first that there is."""
 
