@@ -146,6 +146,8 @@ def _enable(client: Client, now: datetime, spread: float) -> Outcome:
         return client, ()
     first_check = now + spread * client.settings.interval
     standing = Enabled(since=now, expires=first_check + client.settings.timeout)
+    # A check may have been waiting since before; that time is not to be given back.
+    client = _end_waiting(client, now, still=True)
     after = evolve(client, standing=standing, last_enabled=now, first_check=first_check, had_grace=False)
     return after, (ClientEnabled(),)
 

@@ -49,7 +49,8 @@ def redefine(client: Client, definition: ClientDefinition, now: datetime, spread
         return client, ()
     settings = merge(client.settings, definition.settings, old.settings if old else None)
     after, facts = apply(client, Reconfigured(settings, definition), now)
-    if old is None or old.enabled != definition.enabled:
+    # Of a client that had no definition an administrator has decided already; a definition may only be stricter.
+    if definition.enabled != (True if old is None else old.enabled):
         after, more = apply(after, Enable(spread) if definition.enabled else Disable(), now)
         facts = (*facts, *more)
     return after, facts
