@@ -77,7 +77,7 @@ class Roster:
         for name, definition in fresh.items():
             if name not in removed:
                 self._admit(known.pop(name, None), definition, bool(shift), unsaved, by)
-        self._admit_rest(known.values(), bool(shift), unsaved)
+        self._admit_rest(sorted(known.values(), key=lambda client: client.created), bool(shift), unsaved)
         return Restored(frozenset(unsaved), removed)
 
     def reload(self, definitions: Iterable[ClientDefinition], by: str = "") -> None:
