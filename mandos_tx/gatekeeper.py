@@ -9,10 +9,10 @@ from __future__ import annotations
 from collections.abc import Callable
 from contextlib import suppress
 from itertools import count
-from typing import Protocol
+from typing import NoReturn, Protocol
 
 from attrs import define, field
-from twisted.internet.defer import Deferred, fail, succeed
+from twisted.internet.defer import Deferred
 from twisted.python.failure import Failure
 
 from mandos_tx.core.approval import Wait, decide
@@ -86,11 +86,11 @@ class Gatekeeper:
     def __attrs_post_init__(self) -> None:
         self._registry.observe(self._observe)
 
-    def petition(self, key_id: KeyID, address: str) -> Deferred[Grant]:
+    def petition(self, key_id: KeyID, address: str) -> Grant | Deferred[Grant]:
         client = self._registry.find(key_id)
         if client is None:
             self._registry.report_unknown(key_id, address)
-            return fail(Refused(None))
+            raise Refused(None)
         match decide(client, self._registry.now()):
             case None:
                 return self._release(client, address)
@@ -106,7 +106,8 @@ class Gatekeeper:
 
     def grant_used(self, name: str, grant: OpenGrant, address: str) -> None:
         self.grant_ended(name, grant)
-        self._registry.tell(name, SecretDelivered(address))
+        with suppress(NoSuchClient):
+            self._registry.tell(name, SecretDelivered(address))
 
     def grant_ended(self, name: str, grant: OpenGrant) -> None:
         grants = self._grants.get(name)
@@ -115,9 +116,9 @@ class Gatekeeper:
             if not grants:
                 del self._grants[name]
 
-    def _release(self, client: Client, address: str) -> Deferred[Grant]:
+    def _release(self, client: Client, address: str) -> Grant | Deferred[Grant]:
         if self._recorder is None:
-            return succeed(OpenGrant(self, client, address))
+            return OpenGrant(self, client, address)
         recorded = self._recorder.before_release(client, address)
         return recorded.addCallbacks(
             self._grant_if_still_due,
@@ -126,19 +127,19 @@ class Gatekeeper:
             errbackArgs=(client.name, address),
         )
 
-    def _grant_if_still_due(self, _: None, name: str, address: str) -> Grant | Deferred[Grant]:
+    def _grant_if_still_due(self, _: None, name: str, address: str) -> Grant:
         client = self._registry.clients.get(name)
         if client is None or decide(client, self._registry.now()) is Refusal.DISABLED:
             return self._refuse(name, address, Refusal.DISABLED)
         return OpenGrant(self, client, address)
 
-    def _not_recorded(self, failure: Failure, name: str, address: str) -> Deferred[Grant]:
-        return self._refuse(name, address, Refusal.AUDIT)
+    def _not_recorded(self, failure: Failure, name: str, address: str) -> NoReturn:
+        self._refuse(name, address, Refusal.AUDIT)
 
-    def _refuse(self, name: str, address: str, reason: Refusal) -> Deferred[Grant]:
+    def _refuse(self, name: str, address: str, reason: Refusal) -> NoReturn:
         if name in self._registry.clients:
             self._registry.tell(name, PetitionRefused(reason, address))
-        return fail(Refused(reason))
+        raise Refused(reason)
 
     # -- waiting for approval ------------------------------------------------------------------------
 
@@ -166,13 +167,23 @@ class Gatekeeper:
         waiting = self._waiting.pop(fact.number, None)
         if waiting is None:
             return
+        try:
+            granted = self._settle(waiting, fact.refusal)
+        except Refused as refused:
+            waiting.answer.errback(refused)
+        else:
+            if isinstance(granted, Deferred):
+                granted.chainDeferred(waiting.answer)
+            else:
+                waiting.answer.callback(granted)
+
+    def _settle(self, waiting: _Waiting, refusal: Refusal | None) -> Grant | Deferred[Grant]:
         client = self._registry.clients.get(waiting.name)
         if client is None:
-            waiting.answer.errback(Refused(Refusal.DISABLED))
-        elif fact.refusal is not None:
-            self._refuse(waiting.name, waiting.address, fact.refusal).chainDeferred(waiting.answer)
-        else:
-            self._release(client, waiting.address).chainDeferred(waiting.answer)
+            raise Refused(Refusal.DISABLED)
+        if refusal is not None:
+            self._refuse(waiting.name, waiting.address, refusal)
+        return self._release(client, waiting.address)
 
     def _lost_trust(self, name: str, *, gone: bool) -> None:
         for grant in list(self._grants.get(name, ())):

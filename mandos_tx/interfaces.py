@@ -93,11 +93,11 @@ class Grant(Protocol):
 class Gatekeeper(Protocol):
     """Decides who gets its secret."""
 
-    def petition(self, key_id: KeyID, address: str) -> Deferred[Grant]:
-        """Ask for the secret on behalf of a peer that has proven ``key_id``.
+    def petition(self, key_id: KeyID, address: str) -> Grant | Deferred[Grant]:
+        """Ask for the secret on behalf of a peer that has proven ``key_id``. Raises Refused.
 
-        Fires with a Grant or fails with Refused. May take as long as the client's approval delay; cancel it when the
-        peer goes away.
+        A Deferred is the answer if somebody or something has to be waited for, which may take as long as the client's
+        approval delay. It fires with a Grant or fails with Refused; cancel it when the peer goes away.
         """
         ...
 

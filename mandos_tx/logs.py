@@ -7,23 +7,22 @@ who never touched the log level must still be able to see them.
 from __future__ import annotations
 
 import json
+import math
 import os
 import socket
 import time
 from collections.abc import Callable, Iterable
 from datetime import UTC, datetime
-from typing import Any
+from functools import partial
+from typing import Any, Protocol
 
 from attrs import define, field
 from twisted.application.service import Service
 from twisted.logger import (
-    FilteringLogObserver,
-    ILogFilterPredicate,
     ILogObserver,
     LogEvent,
     Logger,
     LogLevel,
-    PredicateResult,
     formatEvent,
     globalLogPublisher,
 )
@@ -50,13 +49,15 @@ _SEVERITY = {  # syslog(3)
 _FACILITY_DAEMON = 3 << 3
 SYSLOG = "/dev/log"
 
+SYSLOG_RETRY = 1.0
+"""Seconds between two attempts to find the syslog daemon."""
+
 MAX_MESSAGE = 8000
 """Characters of one line of log; the rest is cut."""
 
 _OWN_KEYS = frozenset({"log_level", "log_time", "message", "time", "level", "system", "isError", "audit"})
 
 
-@implementer(ILogFilterPredicate)
 @define(eq=False)
 class Threshold:
     """The level from which on events are wanted; may be changed at any time."""
@@ -66,10 +67,8 @@ class Threshold:
     def wants(self, level: Any) -> bool:
         return _RANK[level] >= _RANK[self.level]
 
-    def __call__(self, event: LogEvent) -> Any:
-        level = event.get("log_level", LogLevel.info)
-        wanted = event.get("audit") or self.wants(level)
-        return PredicateResult.maybe if wanted else PredicateResult.no
+    def passes(self, event: LogEvent) -> bool:
+        return bool(event.get("audit")) or self.wants(event.get("log_level", LogLevel.info))
 
 
 threshold = Threshold()
@@ -78,11 +77,19 @@ threshold = Threshold()
 
 def lines_of(event: LogEvent) -> list[str]:
     """The event as text without control characters: a line, and with a failure the lines of its traceback."""
-    text = _printable(formatEvent(event))
+    text = _printable(_format(event))
     failure = event.get("log_failure")
     if failure is None:
         return [text]
     return [text, *(_printable(line) for line in failure.getTraceback().splitlines())]
+
+
+def _format(event: LogEvent) -> str:
+    # str.format does for our own formats, and is several times as fast as what Twisted's calls in formats need
+    try:
+        return str(event["log_format"].format_map(event))
+    except (AttributeError, IndexError, KeyError, ValueError):
+        return formatEvent(event)
 
 
 def _printable(text: str) -> str:
@@ -91,18 +98,41 @@ def _printable(text: str) -> str:
     return text[:MAX_MESSAGE]
 
 
-@implementer(ILogObserver)
-class SyslogObserver:
-    """Writes to /dev/log, in the manner of the original. Never blocks; what cannot be written is lost, and counted."""
+class Sink(Protocol):
+    """Where lines of log end up."""
 
-    def __init__(self, path: str = SYSLOG) -> None:
-        self._path = path
-        self._socket: socket.socket | None = None
-        self._lost = 0
+    def __call__(self, event: LogEvent, lines: list[str]) -> None: ...
+
+
+@implementer(ILogObserver)
+@define(eq=False)
+class Distributor:
+    """Words each event once, if anybody wants it, for all sinks."""
+
+    _wanted: Threshold
+    _sinks: list[Sink]
 
     def __call__(self, event: LogEvent) -> None:
+        if self._wanted.passes(event):
+            lines = lines_of(event)
+            for sink in self._sinks:
+                sink(event, lines)
+
+
+class SyslogSink:
+    """Writes to /dev/log, in the manner of the original. Never blocks; what cannot be written is lost, and counted."""
+
+    def __init__(self, path: str = SYSLOG, seconds: Callable[[], float] = time.monotonic) -> None:
+        self._path = path
+        self._seconds = seconds
+        self._socket: socket.socket | None = None
+        self._not_before = -math.inf
+        """When it is worth while to look for the daemon again."""
+        self._lost = 0
+
+    def __call__(self, event: LogEvent, lines: list[str]) -> None:
         level = event.get("log_level", LogLevel.info)
-        for line in lines_of(event):
+        for line in lines:
             self._write(level, line)
 
     def _write(self, level: Any, text: str) -> None:
@@ -113,21 +143,35 @@ class SyslogObserver:
 
     def _send(self, level: Any, text: str) -> bool:
         message = f"<{_FACILITY_DAEMON | _SEVERITY[level]}>Mandos [{os.getpid()}]: {_WORD[level]}: {text}"
+        content = message.encode("utf-8", "backslashreplace")
         for _ in range(2):  # the daemon may have been restarted since the last line
+            sock = self._socket or self._connect()
+            if sock is None:
+                return False
             try:
-                if self._socket is None:
-                    self._socket = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM | socket.SOCK_NONBLOCK)
-                    self._socket.connect(self._path)
-                self._socket.send(message.encode("utf-8", "backslashreplace"))
+                sock.send(content)
             except BlockingIOError:
                 return False
             except OSError:
-                if self._socket is not None:
-                    self._socket.close()
-                    self._socket = None
+                sock.close()
+                self._socket = None
             else:
                 return True
         return False
+
+    def _connect(self) -> socket.socket | None:
+        now = self._seconds()
+        if now < self._not_before:
+            return None
+        sock = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM | socket.SOCK_NONBLOCK)
+        try:
+            sock.connect(self._path)
+        except OSError:
+            sock.close()
+            self._not_before = now + SYSLOG_RETRY
+            return None
+        self._socket = sock
+        return sock
 
 
 def _write_to_stderr(text: str) -> None:
@@ -137,30 +181,32 @@ def _write_to_stderr(text: str) -> None:
         return  # there is nowhere left to say so
 
 
-@implementer(ILogObserver)
-class ConsoleObserver:
+class ConsoleSink:
     """Writes lines with time stamps, in local time, as the original does with --debug."""
 
     def __init__(self, write: Callable[[str], None] = _write_to_stderr) -> None:
         self._write = write
+        self._second = -1
+        self._stamp = ""
 
-    def __call__(self, event: LogEvent) -> None:
+    def __call__(self, event: LogEvent, lines: list[str]) -> None:
         seconds = event.get("log_time", 0.0)
-        stamp = time.strftime("%Y-%m-%d %H:%M:%S", time.localtime(seconds))
+        if int(seconds) != self._second:
+            self._second = int(seconds)
+            self._stamp = time.strftime("%Y-%m-%d %H:%M:%S", time.localtime(seconds))
         level = _WORD[event.get("log_level", LogLevel.info)]
-        start = f"{stamp},{int(seconds % 1 * 1000):03d} mandos [{os.getpid()}]: {level}: "
-        self._write("".join(f"{start}{line}\n" for line in lines_of(event)))
+        start = f"{self._stamp},{int(seconds % 1 * 1000):03d} mandos [{os.getpid()}]: {level}: "
+        self._write("".join(f"{start}{line}\n" for line in lines))
 
 
-@implementer(ILogObserver)
-class JSONObserver:
+class JSONSink:
     """Writes an object a line: time, level, logger, message, and the event's own named values."""
 
     def __init__(self, write: Callable[[str], None] = _write_to_stderr) -> None:
         self._write = write
 
-    def __call__(self, event: LogEvent) -> None:
-        first, *traceback = lines_of(event)
+    def __call__(self, event: LogEvent, lines: list[str]) -> None:
+        first, *traceback = lines
         document: dict[str, Any] = {
             "time": datetime.fromtimestamp(event.get("log_time", 0.0), UTC).isoformat(timespec="milliseconds"),
             "level": _WORD[event.get("log_level", LogLevel.info)],
@@ -183,17 +229,11 @@ class Discard:
         """Our observers have it already."""
 
 
-def begin(observers: Iterable[Any]) -> Callable[[], None]:
-    """Send what passes the threshold to ``observers``; call the result to end that."""
-    filtered = [FilteringLogObserver(observer, [threshold]) for observer in observers]
-    for observer in filtered:
-        globalLogPublisher.addObserver(observer)
-
-    def end() -> None:
-        for observer in filtered:
-            globalLogPublisher.removeObserver(observer)
-
-    return end
+def begin(sinks: Iterable[Sink]) -> Callable[[], None]:
+    """Send what passes the threshold to ``sinks``; call the result to end that."""
+    distributor = Distributor(threshold, list(sinks))
+    globalLogPublisher.addObserver(distributor)
+    return partial(globalLogPublisher.removeObserver, distributor)
 
 
 class Logging(Service):
@@ -201,15 +241,15 @@ class Logging(Service):
 
     _log = Logger()
 
-    def __init__(self, observers: Iterable[Any], level: str, warnings: Iterable[object]) -> None:
-        self._observers = observers
+    def __init__(self, sinks: Iterable[Sink], level: str, warnings: Iterable[object]) -> None:
+        self._sinks = sinks
         self._level = LEVELS[level]
         self._warnings = warnings
         self._end: Callable[[], None] | None = None
 
     def privilegedStartService(self) -> None:
         threshold.level = self._level
-        self._end = begin(self._observers)
+        self._end = begin(self._sinks)
         for warning in self._warnings:
             self._log.warn("{warning}", warning=str(warning))
 

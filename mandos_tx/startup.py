@@ -61,10 +61,10 @@ def prepare(options: Options) -> Prepared:
 
 def give_up(status: int, lines: Iterable[str]) -> NoReturn:
     """End a start that cannot succeed: every line on standard error and in the system's log."""
-    syslog = logs.SyslogObserver()
+    syslog = logs.SyslogSink()
     for line in lines:
         print(f"mandos: {line}", file=sys.stderr)
-        syslog({"log_format": "{line}", "line": line, "log_level": logs.LEVELS["CRITICAL"]})
+        syslog({"log_level": logs.LEVELS["CRITICAL"]}, [line])
     raise SystemExit(status)
 
 

@@ -115,7 +115,7 @@ def assemble(
 
     server = Sequence()
     services: list[IService] = [
-        logs.Logging(_observers(settings), settings.debuglevel, prepared.configuration.warnings),
+        logs.Logging(_sinks(settings), settings.debuglevel, prepared.configuration.warnings),
         StateHome(settings.statedir, unprivileged_identity() if is_root() else None),
         source,
         PrivilegeShedding(),
@@ -177,14 +177,14 @@ def _status_of(error: CannotListen) -> int:
     return EX_NOPERM if error.denied else EX_FAILURE
 
 
-def _observers(settings: ServerSettings) -> list[Any]:
+def _sinks(settings: ServerSettings) -> list[logs.Sink]:
     """Where the log goes: to syslog; to the terminal as well if that was asked for, or if there is no syslog."""
-    observers: list[Any] = [logs.SyslogObserver()]
+    sinks: list[logs.Sink] = [logs.SyslogSink()]
     if settings.log_json:
-        observers.append(logs.JSONObserver())
+        sinks.append(logs.JSONSink())
     elif settings.debug or (settings.foreground and not os.path.exists(logs.SYSLOG)):
-        observers.append(logs.ConsoleObserver())
-    return observers
+        sinks.append(logs.ConsoleSink())
+    return sinks
 
 
 def _checker_command(client: Client) -> str:

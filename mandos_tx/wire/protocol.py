@@ -55,10 +55,17 @@ class KeyServerProtocol:
             )
             self._connection.refuse()
             return
-        petition = self._factory.gatekeeper.petition(key_id, self._connection.address)
-        self._petition = petition
-        petition.addCallbacks(self._granted, self._refused)
-        petition.addErrback(self._decision_failed)
+        try:
+            answer = self._factory.gatekeeper.petition(key_id, self._connection.address)
+        except Refused:
+            self._connection.refuse()
+            return
+        if isinstance(answer, Deferred):
+            self._petition = answer
+            answer.addCallbacks(self._granted, self._refused)
+            answer.addErrback(self._decision_failed)
+        else:
+            self._granted(answer)
 
     def _granted(self, grant: Grant) -> None:
         self._petition = None
