@@ -44,7 +44,7 @@ class PrivilegedReader:
 
     def __init__(self, connection: socket.socket, pid: int | None = None) -> None:
         self._connection = connection
-        self._pid = pid
+        self.pid = pid
 
     def read(self, patience: float = 60.0) -> RecordedFiles:
         """What there is to read now.  Blocks: to be called in a thread, by one at a time.
@@ -64,10 +64,10 @@ class PrivilegedReader:
     def close(self) -> None:
         """End the other process, and wait until it is gone."""
         self._connection.close()
-        if self._pid is not None:
+        if self.pid is not None:
             with suppress(ChildProcessError):
-                os.waitpid(self._pid, 0)
-            self._pid = None
+                os.waitpid(self.pid, 0)
+            self.pid = None
 
     def _length(self) -> int:
         length = int.from_bytes(self._receive(_LENGTH_SIZE), "big")
