@@ -17,9 +17,8 @@ from attrs import define, evolve, field
 from twisted.internet.defer import Deferred, DeferredLock, fail
 
 from mandos_tx.core.client import Client, ClientDefinition
-from mandos_tx.core.happenings import ClientAdded, Disable, Enable, Event, Reconfigured, Ruled
+from mandos_tx.core.happenings import ClientAdded, Disable, Enable, Event, Reconfigured, Ruled, StartCheck, StopCheck
 from mandos_tx.core.lifecycle import apply, newborn
-from mandos_tx.formats.saved_state import worth_saving
 from mandos_tx.interfaces import NoSuchClient, Registrar, StateKeeper, StateUnwritable
 
 T = TypeVar("T")
@@ -129,9 +128,9 @@ class Administration:
         return answer.addBoth(done)
 
     async def _change(self, turns: _Turns, name: str, event: Event, by: str) -> Client:
-        before = self._get(name)
-        after, _ = apply(before, event, self._registry.now())
-        if worth_saving(before, after):
+        after, _ = apply(self._get(name), event, self._registry.now())
+        # Even if nothing changes: that it is so may not be on disk yet.
+        if not isinstance(event, StartCheck | StopCheck):
             disabled = turns.disabled
             await self._write_ahead(name, after)
             if disabled != turns.disabled and isinstance(event, Enable | Ruled):
