@@ -23,6 +23,10 @@ class CheckerCommandError(ValueError):
     """A template that no checker can be started from; says in one line why."""
 
 
+class UnknownNameError(CheckerCommandError):
+    """A template that refers to something that is no run-time value."""
+
+
 def check_template(template: str) -> None:
     """See whether the template can be expanded.
 
@@ -84,6 +88,6 @@ def _pieces(template: str) -> tuple[str | _Value, ...]:
         elif name in _VALUES:
             pieces.append(_VALUES[name])
         else:
-            raise CheckerCommandError(f'no such run-time value: "{show(name)}"')
+            raise UnknownNameError(f'no such run-time value: "{show(name)}"')
     pieces.append(template[end:])
     return tuple(piece for piece in pieces if piece)

@@ -20,7 +20,7 @@ from typing import Any, Final, TypeAlias
 from attrs import Factory, define, field, frozen
 
 from mandos_tx.core.client import ClientDefinition, ClientSettings, KeyID
-from mandos_tx.formats.checker_command import RUN_TIME_NAMES, CheckerCommandError, check_template
+from mandos_tx.formats.checker_command import RUN_TIME_NAMES, CheckerCommandError, UnknownNameError, check_template
 from mandos_tx.formats.complaint import Complaint, Fault, show
 from mandos_tx.formats.expansion import expand, references
 from mandos_tx.formats.ini import DEFAULT, Document, Section
@@ -291,11 +291,10 @@ def _checker(text: str) -> str:
     command = _text(text)
     try:
         check_template(command)
+    except UnknownNameError as error:
+        raise Fault(str(error), _REMEDY_RUN_TIME_NAME) from None
     except CheckerCommandError as error:
-        names = ", ".join(sorted(RUN_TIME_NAMES))
-        raise Fault(
-            f"{error}, when the checker is to start", f"write %%%% for %, or %%(name)s with one of {names}"
-        ) from None
+        raise Fault(f"{error}, when the checker is to start", _REMEDY_RUN_TIME_PERCENT) from None
     return command
 
 
@@ -336,3 +335,5 @@ _READERS: Final[Mapping[str, Callable[[str], Any]]] = {
 _END_OF_BASE64 = re.compile(r"[a-z0-9+/]+")
 _REMEDY_INDENT = "put white space before each line of the secret"
 _REMEDY_KEY_ID = "set key_id to what mandos-keygen prints for the client"
+_REMEDY_RUN_TIME_NAME = f"write one of {', '.join(sorted(RUN_TIME_NAMES))}"
+_REMEDY_RUN_TIME_PERCENT = "write %%%% for a percent sign, %%(host)s for the host"

@@ -50,7 +50,8 @@ def duration(text: str) -> timedelta:
     try:
         return parse_duration(text)
     except DurationError as error:
-        raise Fault(f'"{show(text)}" is {error}', "write an RFC 3339 duration such as PT5M or P1DT12H") from None
+        remedy = "write an RFC 3339 duration such as PT5M or P1DT12H, not longer than P36525D"
+        raise Fault(f'"{show(text)}" is {error}', remedy) from None
 
 
 def duration_within(text: str, least: timedelta, most: timedelta) -> timedelta:

@@ -201,7 +201,7 @@ class ComplaintTests(ClientsConfCase):
             "approved_by_default =": 'approved_by_default: "" is neither yes nor no',
             "fingerprint = 1234": "fingerprint: 4 hexadecimal digits; write 32 or 40 or 64 hexadecimal digits",
             "checker = ping %(nobody)s": "checker: refers to %(nobody)s, which is no option here; set it in this",
-            "checker = ping %%(nobody)s": 'checker: no such run-time value: "nobody", when the checker is to start',
+            "checker = ping %%(nobody)s": 'checker: no such run-time value: "nobody"; write one of approval_delay,',
             "checker = 100%": "f0:5: [foo] checker: a percent sign by itself; write %% for a percent sign",
             "checker = 100%%": "f0:5: [foo] checker: a percent sign by itself, when the checker is to start",
             "checker = a\0b": "checker: a NUL character; leave it out",
