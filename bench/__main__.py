@@ -6,7 +6,6 @@ import argparse
 import os
 import shlex
 import signal
-import subprocess
 import sys
 import tempfile
 from collections.abc import Callable
@@ -14,6 +13,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 from bench import check_cost, idle_cost, secret_cost, start_cost
+from bench.build import BuildError, build
 from bench.machine import ROOT, describe, stolen_ticks
 from bench.report import Section, render
 from bench.servers import ServerError
@@ -42,7 +42,7 @@ def main(arguments: list[str]) -> int:
     command = shlex.join(["bench/run", *arguments])
     when = datetime.now(UTC).strftime("%Y-%m-%d %H:%M UTC")
     try:
-        subprocess.run(["make", "--silent", "-C", str(ROOT / "bench")], check=True)
+        build()
         machine = describe(options.python)
         stolen, all_time = stolen_ticks()
         sections = [
@@ -51,7 +51,7 @@ def main(arguments: list[str]) -> int:
             if options.only is None or name in options.only
         ]
         stolen, all_time = (now - before for now, before in zip(stolen_ticks(), (stolen, all_time), strict=True))
-    except (ServerError, subprocess.CalledProcessError) as problem:
+    except (BuildError, ServerError) as problem:
         print(f"bench/run: {problem}", file=sys.stderr)
         return 1
     theft = f"{stolen / max(1, all_time):.1%} of the time"

@@ -20,7 +20,6 @@ _WARM_UP = 50
 _GOOD_CLIENTS = 50
 _LONGEST = 45
 """Seconds that the load generator holds on; the server's own limits are 10 and 30."""
-_SETTLE = 1.0
 
 
 @frozen
@@ -38,6 +37,8 @@ class _Plan:
     floods: Sequence[_Flood]
     until_closed: bool
     """Whether to wait for the server to close them."""
+    settle: float
+    """Seconds from the end of a flood until it is seen what memory is kept."""
 
 
 _FULL = _Plan(
@@ -50,8 +51,9 @@ _FULL = _Plan(
         _Flood("line", 5000),
     ),
     until_closed=True,
+    settle=10,
 )
-_QUICK = _Plan(floods=(_Flood("nothing", 2000), _Flood("line", 2000)), until_closed=False)
+_QUICK = _Plan(floods=(_Flood("nothing", 2000), _Flood("line", 2000)), until_closed=False, settle=1)
 
 _KIBIBYTES = {"nothing": 4, "line": 32}
 
@@ -99,9 +101,11 @@ def measure(quick: bool, python: str, directory: Path) -> Section:
         "(it waits for the answer to its ClientHello), or half of a TLS record. Memory is what the server has grown "
         "by, per connection that it held; CPU what one of them cost until then. Meanwhile a good client comes from "
         f"another address, {_GOOD_CLIENTS} times in a row. Of more than the server holds at once (4,096) the oldest "
-        f"give way. Memory kept: {_SETTLE:.0f} s after the end of the flood.\n\n{table(header, rows)}"
+        f"give way. Memory kept: {plan.settle:.0f} s after the end of the flood.\n\n{table(header, rows)}"
     )
     promises = _promises(results)
+    most_kept = max(result.after - result.before for result in results)
+    promises.append(Promise(f"memory kept {plan.settle:.0f} s after a flood", "5 MiB", mebibytes(most_kept)))
     if plan.until_closed:
         promises.append(Promise("idle connections never closed", "0", str(sum(result.end.open for result in results))))
     return Section("Idle connections", promises, body)
@@ -114,12 +118,12 @@ def _flood(flood: _Flood, plan: _Plan, python: str, fleet: Fleet) -> _Result:
         with idlers(server, stall=flood.stall, total=flood.total, sources=_SOURCES, seconds=_LONGEST) as held:
             deliver(server, fleet, total=1)  # it stands in the listen queue behind them, so they have been accepted
             cpu = cpu_time(server.pid) - cpu_before
-            during = resident_bytes(server.pid)
+            during, holding = resident_bytes(server.pid), held.look()
             good = deliver(server, fleet, total=_GOOD_CLIENTS)
             end = held.wait() if plan.until_closed else held.let_go()
-        time.sleep(_SETTLE)
+        time.sleep(plan.settle)
         after = resident_bytes(server.pid)
-    return _Result(flood, held.holding, end, good, before, during, after, cpu.total)
+    return _Result(flood, holding, end, good, before, during, after, cpu.total)
 
 
 def _promises(results: Sequence[_Result]) -> list[Promise]:

@@ -434,11 +434,19 @@ static void tell_idlers(const char *event, long count, int64_t first)
     fflush(stdout);
 }
 
+/* What is said on standard input: false when there is no more. */
+static bool hear(void)
+{
+    char scrap[64];
+
+    return read(STDIN_FILENO, scrap, sizeof scrap) > 0;
+}
+
 static int idle(long count, enum stall stall, int64_t patience)
 {
     struct epoll_event events[EVENTS], input = {.events = EPOLLIN, .data.ptr = NULL};
     int64_t first = now();
-    bool told = false, asked = false;
+    bool told = false, ended = false;
     long i, next = 0;
 
     idlers = calloc((size_t)count, sizeof *idlers);
@@ -447,7 +455,7 @@ static int idle(long count, enum stall stall, int64_t patience)
     if (epoll_ctl(poll_fd, EPOLL_CTL_ADD, STDIN_FILENO, &input) < 0)
         err(1, "standard input must be a pipe or a terminal");
     /* Until the end of the input, the end of the time, or the end of the last connection. */
-    while (!asked && now() - first < patience && (next < count || closed + refused < count)) {
+    while (!ended && now() - first < patience && (next < count || closed + refused < count)) {
         int n;
 
         /* No more at a time than the listen queue of a sleepy server takes. */
@@ -462,11 +470,13 @@ static int idle(long count, enum stall stall, int64_t patience)
                 watch(EPOLL_CTL_ADD, d->fd, EPOLLOUT, d);
         }
         n = epoll_wait(poll_fd, events, EVENTS, 250);
-        for (i = 0; i < n; i++) {
-            if (events[i].data.ptr == NULL)
-                asked = true;
-            else
+        for (i = 0; i < n; i++)
+            if (events[i].data.ptr != NULL)
                 stir(events[i].data.ptr, events[i].events, stall);
+        if (n == 1 && events[0].data.ptr == NULL) { /* heard only when nothing else has happened, so that we know all */
+            ended = !hear();
+            if (!ended)
+                tell_idlers("holding", count, first);
         }
         if (!told && opened + refused == count &&
             (stall == NOTHING || stall == HALF_LINE || answers >= opened - closed)) {

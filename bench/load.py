@@ -32,7 +32,7 @@ class Delivered:
 
 @frozen
 class Idled:
-    """What ``load idle`` says, when it holds the connections and at its end."""
+    """What ``load idle`` says: when it holds the connections, when it is asked, and at its end."""
 
     event: str
     opened: int
@@ -60,13 +60,19 @@ def deliver(server: Server, fleet: Fleet, *, total: int, concurrent: int = 1, so
 class Idlers:
     """Stalled connections that are held until ``let_go`` or until the server has closed them all."""
 
-    def __init__(self, output: IO[str], holding: Idled, process: subprocess.Popen[str]) -> None:
-        self.holding = holding
+    def __init__(self, output: IO[str], process: subprocess.Popen[str]) -> None:
         self._output = output
         self._process = process
 
+    def look(self) -> Idled:
+        """How it is now."""
+        assert self._process.stdin is not None
+        self._process.stdin.write("\n")
+        self._process.stdin.flush()
+        return self.wait()
+
     def wait(self) -> Idled:
-        """When the server has closed them all, or the load generator's time is over."""
+        """The next thing that it says: that it is over, when the server has closed them all or its time has come."""
         return Idled(**json.loads(self._output.readline()))
 
     def let_go(self) -> Idled:
@@ -86,6 +92,8 @@ def idlers(server: Server, *, stall: str, total: int, sources: int, seconds: int
     with process:
         try:
             assert process.stdout is not None
-            yield Idlers(process.stdout, Idled(**json.loads(process.stdout.readline())), process)
+            held = Idlers(process.stdout, process)
+            held.wait()
+            yield held
         finally:
             process.terminate()

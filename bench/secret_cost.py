@@ -99,7 +99,7 @@ def _section(plan: _Plan, rounds: dict[int, tuple[_Rounds, _Rounds]], bursts: Se
     ]
     latency_rows.append(
         [
-            f"burst of {plan.burst}",
+            f"burst of {plan.burst:,}",
             *(f"{latency:.1f}" for burst in bursts for latency in (burst.p50_ms, burst.p99_ms)),
             *(str(burst.failures) for burst in bursts),
         ]
@@ -108,7 +108,7 @@ def _section(plan: _Plan, rounds: dict[int, tuple[_Rounds, _Rounds]], bursts: Se
     latency_header = ["clients at once", "ours p50", "p99", "floor p50", "p99", "ours failed", "floor failed"]
     body = (
         "CPU time of the whole process tree per secret of 1 KiB to an Ed25519 key: medians of "
-        f"{plan.rounds} rounds of {plan.deliveries} deliveries each, ours and the floor in turn; the ratio is the "
+        f"{plan.rounds} rounds of {plan.deliveries:,} deliveries each, ours and the floor in turn; the ratio is the "
         f"median over the pairs of rounds.\n\n{table(header, rows)}\n\n"
         f"Latency from connect() to close_notify in milliseconds of wall time, {_KEYS} keys from {_SOURCES} addresses:"
         f"\n\n{table(latency_header, latency_rows)}"
@@ -117,7 +117,7 @@ def _section(plan: _Plan, rounds: dict[int, tuple[_Rounds, _Rounds]], bursts: Se
     promises = [
         Promise("CPU per delivered secret, ours / floor", "1.5", f"{_ratio(rounds.values()):.2f}"),
         Promise("failed deliveries, 1 to 256 clients at once", "0", str(failed)),
-        Promise(f"failed deliveries in a burst of {plan.burst}", "0", str(bursts[0].failures)),
+        Promise(f"failed deliveries in a burst of {plan.burst:,}", "0", str(bursts[0].failures)),
     ]
     return Section("CPU per delivered secret", promises, body)
 
