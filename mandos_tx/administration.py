@@ -77,21 +77,21 @@ class Administration:
         """Tell a client something. Fails with NoSuchClient, NotSaved, DisabledButNotSaved or Overtaken."""
         if isinstance(event, Disable):
             return self._disable(name, event, by)
-        return self._in_turn(name, lambda turns: self._change(turns, name, event, by))
+        return self._in_turn(name, lambda still_trusted: self._change(name, event, by, still_trusted))
 
     def reconfigure(self, name: str, by: str, **settings: object) -> Deferred[Client]:
         """Change some settings of a client at run time. Fails as ``change`` does."""
 
-        async def act(turns: _Turns) -> Client:
+        async def act(still_trusted: Callable[[], bool]) -> Client:
             changed = evolve(self._get(name).settings, **settings)  # type: ignore[arg-type]  # front ends check types
-            return await self._change(turns, name, Reconfigured(changed), by)
+            return await self._change(name, Reconfigured(changed), by, still_trusted)
 
         return self._in_turn(name, act)
 
     def add(self, definition: ClientDefinition, by: str) -> Deferred[Client]:
         """Make a client that exists at run time only, as ``definition`` says. Fails with CannotAdd or NotSaved."""
 
-        async def act(turns: _Turns) -> Client:
+        async def act(_: Callable[[], bool]) -> Client:
             self._check_new(definition)
             await self._write_ahead(definition.name, self._newborn(definition))
             # A reload may have brought one meanwhile.
@@ -105,7 +105,7 @@ class Administration:
     def remove(self, name: str, by: str) -> Deferred[None]:
         """Make a client stay away although its source may still list it. Fails with NoSuchClient or NotSaved."""
 
-        async def act(turns: _Turns) -> None:
+        async def act(_: Callable[[], bool]) -> None:
             self._get(name)
             await self._write_ahead(name, None)
             self._registry.remove(name, by_administrator=True, by=by)
@@ -114,9 +114,16 @@ class Administration:
 
     # -- one after the other -------------------------------------------------------------------------
 
-    def _in_turn(self, name: str, act: Callable[[_Turns], Coroutine[Deferred[object], object, T]]) -> Deferred[T]:
+    def _in_turn(
+        self, name: str, act: Callable[[Callable[[], bool]], Coroutine[Deferred[object], object, T]]
+    ) -> Deferred[T]:
+        """Act when all who came before have; ``act`` can ask whether nobody has disabled the client since now."""
         turns = self._turns.setdefault(name, _Turns())
         turns.waiting += 1
+        disabled = turns.disabled
+
+        def still_trusted() -> bool:
+            return turns.disabled == disabled
 
         def done(result: T) -> T:
             turns.waiting -= 1
@@ -124,17 +131,20 @@ class Administration:
                 del self._turns[name]
             return result
 
-        answer: Deferred[T] = turns.lock.run(lambda: Deferred.fromCoroutine(act(turns)))
+        answer: Deferred[T] = turns.lock.run(lambda: Deferred.fromCoroutine(act(still_trusted)))
         return answer.addBoth(done)
 
-    async def _change(self, turns: _Turns, name: str, event: Event, by: str) -> Client:
+    async def _change(self, name: str, event: Event, by: str, still_trusted: Callable[[], bool]) -> Client:
+        def check_trust() -> None:
+            if isinstance(event, Enable | Ruled) and not still_trusted():
+                raise Overtaken(name)
+
         after, _ = apply(self._get(name), event, self._registry.now())
         # Even if nothing changes: that it is so may not be on disk yet.
         if not isinstance(event, StartCheck | StopCheck):
-            disabled = turns.disabled
+            check_trust()
             await self._write_ahead(name, after)
-            if disabled != turns.disabled and isinstance(event, Enable | Ruled):
-                raise Overtaken(name)
+            check_trust()
         return self._registry.tell(name, event, by)
 
     def _disable(self, name: str, event: Disable, by: str) -> Deferred[Client]:
@@ -145,7 +155,7 @@ class Administration:
         if name in self._turns:
             self._turns[name].disabled += 1
 
-        async def act(turns: _Turns) -> Client:
+        async def act(_: Callable[[], bool]) -> Client:
             present = self._registry.clients.get(name)
             if present is not None:
                 try:

@@ -228,6 +228,19 @@ class DisableTests(AdministrationTestCase):
             assert isinstance(saved, Client)
             self.assertFalse(saved.enabled)
 
+    def test_it_overtakes_an_enabling_whose_turn_has_not_come(self) -> None:
+        thread = self.slow()
+        name = self.client()
+        first = self.admin.change(name, Disable(), "uid 0")
+        enabled = self.admin.change(name, Enable(0.5), "uid 1")
+        last = self.admin.change(name, Disable(), "uid 2")
+        while thread.calls:
+            thread.step()
+        self.successResultOf(first)
+        self.failureResultOf(enabled, Overtaken)
+        self.successResultOf(last)
+        self.assertFalse(self.present().enabled)
+
     def test_it_does_not_undo_a_new_setting_that_is_being_saved(self) -> None:
         thread = self.slow()
         name = self.client()
