@@ -15,6 +15,7 @@ Whatever the programs write (logs, state) is kept as artefacts, and every secret
 
 from tests.integration.harness.bus import PrivateBus
 from tests.integration.harness.case import ServerTestCase
+from tests.integration.harness.control import ControlledServer, Gone, Refused
 from tests.integration.harness.keys import Keys
 from tests.integration.harness.peers import Fetch, MandosClient
 from tests.integration.harness.programs import ROOT, Program, our_environment
@@ -22,12 +23,15 @@ from tests.integration.harness.server import OriginalServer, ServerProcess
 
 __all__ = [
     "ROOT",
+    "ControlledServer",
     "Fetch",
+    "Gone",
     "Keys",
     "MandosClient",
     "OriginalServer",
     "PrivateBus",
     "Program",
+    "Refused",
     "ServerProcess",
     "ServerTestCase",
     "our_environment",

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import shutil
 import socket
+import sys
 import tempfile
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -13,10 +14,11 @@ from typing import TypeVar
 from twisted.trial.unittest import SynchronousTestCase
 
 from tests.integration.harness.bus import PrivateBus
+from tests.integration.harness.control import ControlledServer
 from tests.integration.harness.keys import Keys
 from tests.integration.harness.peers import Fetch, MandosClient
-from tests.integration.harness.programs import Program
-from tests.integration.harness.server import OriginalServer, ServerProcess, server_user
+from tests.integration.harness.programs import Program, our_environment
+from tests.integration.harness.server import MANDOS, OriginalServer, ServerProcess, server_user
 
 P = TypeVar("P", bound=Program)
 
@@ -85,12 +87,45 @@ class ServerTestCase(SynchronousTestCase):
             server.wait_until_listening()
         return server
 
+    def controlled_server(
+        self,
+        *sections: str,
+        configdir: Path | None = None,
+        statedir: Path | None = None,
+        arguments: Sequence[str] = (),
+        wrapper: Sequence[str] = (),
+        environment: Mapping[str, str] | None = None,
+        wait: bool = True,
+    ) -> ControlledServer:
+        """As ``server``, but one that the test can administer."""
+        server = self.started(
+            ControlledServer(
+                configdir or self.configdir(*sections),
+                statedir or self.statedir(),
+                arguments,
+                wrapper=wrapper,
+                environment=environment,
+            )
+        )
+        if wait:
+            server.wait_until_listening()
+        return server
+
+    def mandos(
+        self,
+        *arguments: str | Path,
+        wrapper: Sequence[str] = (),
+        environment: Mapping[str, str] | None = None,
+        pass_fds: Sequence[int] = (),
+    ) -> Program:
+        """The ``mandos`` command with these arguments and no others."""
+        command = [*wrapper, sys.executable, *MANDOS, *arguments]
+        return self.started(Program("mandos", command, our_environment(**(environment or {})), pass_fds))
+
     def original_server(self, *sections: str) -> OriginalServer:
         """The original, listening."""
         bus = self.bus()
-        server = self.started(
-            OriginalServer(self.configdir(*sections), self.statedir(), self.free_port(), bus.address)
-        )
+        server = self.started(OriginalServer(self.configdir(*sections), self.statedir(), self.free_port(), bus.address))
         server.wait_until_listening()
         return server
 

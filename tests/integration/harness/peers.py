@@ -60,4 +60,3 @@ class Fetch(Program):
             ],
             our_environment(),
         )
-

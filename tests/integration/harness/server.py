@@ -18,6 +18,8 @@ from tests.integration.harness.programs import Program, our_environment
 LISTENING = r"Listening on .*:(\d+)$"
 """What the server says when it can be reached; ends with the port."""
 START_SECONDS = 20.0
+MANDOS = ("-m", "mandos_tx.tools.mandos")
+"""For the Python interpreter."""
 USERS = ("_mandos", "mandos", "nobody")
 """Who a server that is started as root becomes: the first that there is."""
 
@@ -44,6 +46,7 @@ class ServerProcess(Program):
         pass_fds: Sequence[int] = (),
         name: str = "server",
         port: int = 0,
+        program: Sequence[str] = MANDOS,
     ) -> None:
         self.host = host
         self.configdir = configdir
@@ -52,7 +55,7 @@ class ServerProcess(Program):
             name,
             [
                 *wrapper,
-                *(sys.executable, "-m", "mandos_tx.tools.mandos"),
+                *(sys.executable, *program),
                 *("--foreground", "--debug", "--no-dbus", "--no-zeroconf"),
                 *("--address", host, "--port", str(port)),
                 *("--configdir", configdir, "--statedir", statedir),
