@@ -85,7 +85,7 @@ class PrivilegedReader:
         return bytes(received)
 
 
-def start(configdir: str) -> PrivilegedReader:
+def start(configdir: str, spawn: Callable[..., int] = os.posix_spawn) -> PrivilegedReader:
     """Start the process as the user that this one is now; to be called while that is root, and after daemonising.
 
     :raises OSError: it cannot be started.
@@ -94,7 +94,7 @@ def start(configdir: str) -> PrivilegedReader:
     with its:
         environment = {**os.environ, "PYTHONPATH": os.pathsep.join(map(os.path.abspath, sys.path))}
         try:
-            pid = os.posix_spawn(
+            pid = spawn(
                 sys.executable,
                 [sys.executable, "-P", "-m", "mandos_tx.privileged_reader", os.path.abspath(configdir)],
                 environment,

@@ -3,16 +3,19 @@
 from __future__ import annotations
 
 import json
+import os
 import socket
 import stat
+from typing import cast
 
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from twisted.trial.unittest import SynchronousTestCase
 
+import mandos_tx
 from mandos_tx.configuration import load
 from mandos_tx.configuration_files import Access, ConfigFile, RecordedFiles
-from mandos_tx.privileged_reader import PrivilegedReader, PrivilegedReadError, decode, encode, serve
+from mandos_tx.privileged_reader import PrivilegedReader, PrivilegedReadError, decode, encode, serve, start
 
 DIRECTORY = Access("/etc/mandos", stat.S_IFDIR | 0o755, 0)
 TEXT = f"[a]\nhost = h\nkey_id = {'a' * 64}\nsecfile = s\n[b]\nsecfile = none\n"
@@ -139,3 +142,30 @@ class ConversationTests(SynchronousTestCase):
         reader.close()
         self.assertEqual(b"", self.its.recv(1))
         reader.close()
+
+
+class StartTests(SynchronousTestCase):
+    def test_the_process_has_the_other_end_of_the_socket_and_finds_the_same_modules(self) -> None:
+        started: list[tuple[list[str], dict[str, str]]] = []
+
+        def spawn(program: str, words: list[str], environment: dict[str, str], **more: object) -> int:
+            started.append((words, environment))
+            [(action, descriptor, new_descriptor)] = cast(list[tuple[int, int, int]], more["file_actions"])
+            self.assertEqual((os.POSIX_SPAWN_DUP2, 0), (action, new_descriptor))
+            self.its = socket.socket(fileno=os.dup(descriptor))
+            return os.getppid()
+
+        reader = start("conf", spawn)
+        [(words, environment)] = started
+        self.assertEqual(["-P", "-m", "mandos_tx.privileged_reader", os.path.abspath("conf")], words[1:])
+        self.assertIn(os.path.dirname(os.path.dirname(mandos_tx.__file__)), environment["PYTHONPATH"].split(":"))
+        reader.close()
+        with self.its:
+            self.assertEqual(b"", self.its.recv(1))
+        self.assertIsNone(reader.pid)
+
+    def test_a_process_that_cannot_be_started_is_an_error(self) -> None:
+        def spawn(*arguments: object, **more: object) -> int:
+            raise BlockingIOError(11, "Resource temporarily unavailable")
+
+        self.assertRaises(OSError, start, "conf", spawn)
