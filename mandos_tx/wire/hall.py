@@ -1,7 +1,8 @@
 """All connections of the key server: who is ready, who has had its time, who gives way.
 
-The reactor watches one descriptor for all of them, an epoll(7) set of their own: that costs a third less CPU per
-connection than a reader each, and no idle connection costs anything.
+The reactor watches one descriptor for all of them, an epoll(7) set of their own: that costs much less CPU per
+connection than a reader each, and no idle connection costs any. What need not be done at once is done a few times a
+second for all: most connections have come and gone between two such moments.
 
 =========  ==========================================================================
 Stage      Time limit
@@ -10,7 +11,7 @@ greeting   ``GREETING`` after accept
 handshake  ``Limits.handshake`` after accept, whatever trickles in
 proven     none here: the approval delay of the client
 sending    ``STALLED`` without progress, ``SENDING`` in all
-closing    ``CLOSING``
+closing    ``CLOSING``; the peer's end is looked for at each tick
 =========  ==========================================================================
 """
 
@@ -18,7 +19,6 @@ from __future__ import annotations
 
 import select
 from collections.abc import Callable
-from functools import partial
 from typing import Any
 
 from attrs import frozen
@@ -42,7 +42,11 @@ TICK = 0.25
 BATCH = 64
 """Connections that get their turn before the reactor's other work does."""
 
+MOST_CLOSING = 256
+"""Connections that may wait for the peer's end until the next tick."""
+
 _UNPROVEN = ("greeting", "handshake")
+_LIMITED = (*_UNPROVEN, "sending", "closing")
 
 
 @frozen
@@ -66,11 +70,12 @@ class Hall:
         self._log = Logger()
         self._epoll: Any = None
         self._connections: dict[int, Connection] = {}
+        self._fresh: dict[Connection, None] = {}
+        """Those that came since the last tick and have proven nothing yet."""
         self._anteroom = Anteroom(limits.unauthenticated, limits.per_source)
-        self._stages: dict[str, dict[Connection, float]] = {
-            stage: {} for stage in ("greeting", "handshake", "sending", "closing")
-        }
-        """Since when each connection is in its stage, oldest first; for sending, since when it has not got on."""
+        """The rest of those that have proven nothing yet."""
+        self._since: dict[str, dict[Connection, float]] = {stage: {} for stage in _LIMITED}
+        """Since when connections have been in a stage, oldest first; for sending, since when they have not got on."""
         self._sending_since: dict[Connection, float] = {}
         self._tick = LoopingCall(self._enforce)
         self._tick.clock = reactor
@@ -103,6 +108,7 @@ class Hall:
 
     def dismiss_idle(self) -> None:
         """End the connections that do not have a secret under way."""
+        self._look_for_ends()
         for connection in list(self._connections.values()):
             if connection.stage not in ("sending", "closing"):
                 connection.abort()
@@ -120,16 +126,18 @@ class Hall:
         self._epoll.register(connection.fd, select.EPOLLIN)
         if not self._tick.running:
             self._tick.start(TICK, now=False)
-        self._let(connection, partial(connection.begin, conversation))
-        if connection.stage not in _UNPROVEN:
-            return
-        self._stages[connection.stage][connection] = connection.accepted
-        victim = self._anteroom.enter(connection, greeted=connection.stage == "handshake")
-        if isinstance(victim, Connection):
-            self._give_way(victim)
+        self._fresh[connection] = None
+        if len(self._fresh) + len(self._anteroom) > self._limits.unauthenticated:
+            self._seat_the_fresh()
+            self.make_room()
+        connection.begin(conversation)
+        self._go_on(connection)
 
     def make_room(self) -> bool:
         """Drop the connection that can best be spared, to get its descriptor; False if there is none."""
+        if self._look_for_ends():
+            return True
+        self._seat_the_fresh()
         victim = self._anteroom.make_room()
         if not isinstance(victim, Connection):
             return False
@@ -138,40 +146,37 @@ class Hall:
 
     # -- what connections tell (transport.Hall) ------------------------------------------------------
 
-    def wake_to_read(self, connection: Connection) -> None:
-        self._epoll.modify(connection.fd, select.EPOLLIN)
-
     def wake_to_write(self, connection: Connection) -> None:
         self._epoll.modify(connection.fd, select.EPOLLOUT)
 
     def moved(self, connection: Connection) -> None:
-        stages = self._stages
         stage = connection.stage
-        if stage == "proven":
-            stages["handshake"].pop(connection, None)  # it is not there if the peer was quick
-            self._anteroom.leave(connection)
-        elif stage == "closing":
-            stages["sending"].pop(connection, None)
-            self._sending_since.pop(connection, None)
-            stages["closing"][connection] = self.now
+        if stage == "handshake":
+            if self._since["greeting"].pop(connection, None) is not None:
+                self._since["handshake"][connection] = connection.accepted
+                self._anteroom.greeted(connection)
+        elif stage == "proven":
+            self._leave_unproven(connection)
         elif stage == "sending":
-            stages["sending"].pop(connection, None)
-            stages["sending"][connection] = self.now
+            self._since["sending"].pop(connection, None)
+            self._since["sending"][connection] = self.now
             self._sending_since.setdefault(connection, self.now)
-        elif connection in stages["greeting"]:
-            del stages["greeting"][connection]
-            stages["handshake"][connection] = connection.accepted
-            self._anteroom.greeted(connection)
+        elif stage == "closing":
+            if self._sending_since.pop(connection, None) is not None:
+                del self._since["sending"][connection]
+            self._epoll.unregister(connection.fd)
+            self._since["closing"][connection] = self.now
+            if len(self._since["closing"]) > MOST_CLOSING:
+                self._look_for_ends()
 
-    def gone(self, connection: Connection) -> None:
+    def leaving(self, connection: Connection) -> None:
         del self._connections[connection.fd]
+        if self._since["closing"].pop(connection, None) is not None:
+            return
         self._epoll.unregister(connection.fd)
-        if connection.stage in _UNPROVEN:
-            self._anteroom.leave(connection)
-        self._stages.get(connection.stage, {}).pop(connection, None)
-        self._sending_since.pop(connection, None)
-        if not self._connections:
-            self._emptied_now()
+        self._leave_unproven(connection)
+        if self._sending_since.pop(connection, None) is not None:
+            del self._since["sending"][connection]
 
     # -- IReadDescriptor -----------------------------------------------------------------------------
 
@@ -187,19 +192,33 @@ class Hall:
         for fd, _ in self._epoll.poll(0, BATCH):
             connection = connections.get(fd)
             if connection is not None:
-                self._let(connection, connection.ready)
+                self._go_on(connection)
 
     def connectionLost(self, reason: Failure) -> None:
         """The reactor lets go of us; nothing to do, ``close`` has done it."""
 
     # ------------------------------------------------------------------------------------------------
 
-    def _let(self, connection: Connection, go_on: Callable[[], None]) -> None:
+    def _go_on(self, connection: Connection) -> None:
         try:
-            go_on()
+            connection.ready()
         except Exception:
             self._log.failure("Connection from {address} failed", address=connection.address)
             connection.abort()
+
+    def _leave_unproven(self, connection: Connection) -> None:
+        if connection in self._fresh:
+            del self._fresh[connection]
+            return
+        for stage in _UNPROVEN:
+            self._since[stage].pop(connection, None)
+        self._anteroom.leave(connection)
+
+    def _seat_the_fresh(self) -> None:
+        for connection in self._fresh:
+            self._since[connection.stage][connection] = connection.accepted
+            self._anteroom.enter(connection, greeted=connection.stage == "handshake")
+        self._fresh.clear()
 
     def _give_way(self, connection: Connection) -> None:
         if self._throttle.admits():
@@ -210,20 +229,30 @@ class Hall:
             )
         connection.abort()
 
-    def _emptied_now(self) -> None:
-        if self._tick.running:
-            self._tick.stop()
-        callbacks, self._emptied = self._emptied, []
-        for callback in callbacks:
-            callback()
+    # -- the tick ------------------------------------------------------------------------------------
 
     def _enforce(self) -> None:
         now = self.look_at_clock()
+        self._seat_the_fresh()
+        self._look_for_ends()
         for connection in self._overdue(now):
             connection.abort()
         for guest in self._anteroom.overdue(now):
             if isinstance(guest, Connection):
                 self._give_way(guest)
+        if not self._connections:
+            self._tick.stop()
+            callbacks, self._emptied = self._emptied, []
+            for callback in callbacks:
+                callback()
+
+    def _look_for_ends(self) -> bool:
+        """Release the connections that the peer has ended as well; whether there was one."""
+        closing = self._since["closing"]
+        before = len(closing)
+        for connection in list(closing):
+            self._go_on(connection)
+        return len(closing) < before
 
     def _overdue(self, now: float) -> list[Connection]:
         allowed = (
@@ -234,7 +263,7 @@ class Hall:
         )
         late: list[Connection] = []
         for stage, limit in allowed:
-            for connection, since in self._stages[stage].items():
+            for connection, since in self._since[stage].items():
                 if now - since < limit:
                     break
                 late.append(connection)

@@ -48,19 +48,17 @@ class Hall(Protocol):
         """Seconds on the server's clock, as of when this turn began."""
         ...
 
-    def wake_to_read(self, connection: Connection) -> None:
-        """Call ``connection.ready`` when there is something to read; so it is to begin with."""
-        ...
-
     def wake_to_write(self, connection: Connection) -> None:
-        """Call ``connection.ready`` when there is room to write."""
+        """Call ``connection.ready`` when there is room to write; before that, it is when there is something to read."""
         ...
 
     def moved(self, connection: Connection) -> None:
         """The connection has come to another stage, or got on within one."""
         ...
 
-    def gone(self, connection: Connection) -> None: ...
+    def leaving(self, connection: Connection) -> None:
+        """The connection is about to close its descriptor."""
+        ...
 
 
 class Connection:
@@ -104,9 +102,8 @@ class Connection:
         self.accepted = self._heard = hall.now
 
     def begin(self, conversation: Conversation) -> None:
-        """Start to listen; a line that is here already is taken at once."""
+        """Have ``conversation`` told what happens from now on."""
         self._conversation = conversation
-        self.ready()
 
     def ready(self) -> None:
         """Go on with whatever the connection is at; the socket may be readable or writable."""
@@ -150,8 +147,8 @@ class Connection:
         """End the connection at once."""
         if self.stage == "gone":
             return
+        self._hall.leaving(self)
         self.stage = "gone"
-        self._hall.gone(self)
         if self._session is not None:
             self._session.close()
             self._session = None
@@ -213,12 +210,11 @@ class Connection:
             self._go_on_later("sending")
             return
         self._socket.shutdown(socket.SHUT_WR)
-        if self._wants_to_write:
-            self._hall.wake_to_read(self)
-        self._enter("closing", self._wait_for_end)
         if self._secret and self._conversation is not None:
             self._secret = b""
             self._conversation.delivered()
+        if self.stage != "gone":
+            self._enter("closing", self._wait_for_end)
 
     def _wait_for_end(self) -> None:
         """Closing a socket with unread bytes would reset the connection and could cost the peer its secret."""
