@@ -5,6 +5,8 @@ from __future__ import annotations
 import configparser
 import os
 import shutil
+import signal
+import socket
 import subprocess
 import sys
 from pathlib import Path
@@ -93,3 +95,31 @@ class Sandbox(ServerTestCase):
         )
         self.assertEqual(self.mandos_client(server, keys).password(), keys.password)
         server.wait_for("laptop.* succeeded")
+
+
+class Notifications(ServerTestCase):
+    """What Type=notify, WatchdogSec= and ExecReload= rely on."""
+
+    def test_service_manager_is_told_how_the_server_is(self) -> None:
+        directory = self.directory()
+        manager = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)
+        self.addCleanup(manager.close)
+        manager.settimeout(20)
+        manager.bind(str(directory / "notify"))
+        (directory / "notify").chmod(0o777)
+
+        def wait_for(state: str) -> None:
+            while state not in manager.recv(4096).decode("ascii").splitlines():
+                pass
+
+        environment = {"NOTIFY_SOCKET": str(directory / "notify"), "WATCHDOG_USEC": "1000000"}
+        server = self.server(self.keys("laptop").section(checker=":"), environment=environment)
+        wait_for("READY=1")
+        wait_for("WATCHDOG=1")
+        wait_for("WATCHDOG=1")
+        server.signal(signal.SIGHUP)
+        wait_for("RELOADING=1")
+        wait_for("READY=1")
+        server.signal(signal.SIGTERM)
+        wait_for("STOPPING=1")
+        self.assertEqual(server.wait(), 0)
