@@ -85,6 +85,7 @@ class _Reader:
         self.warnings: list[Complaint] = []
         self._files = files
         self._strict = strict
+        self._trusted = files.trusted
 
     def documents(self, configdir: str) -> Iterator[Document]:
         """clients.conf, empty if there is none, and what is in clients.d."""
@@ -99,7 +100,7 @@ class _Reader:
             self._complain(directory, _unreadable(error))
             return
         if self._strict:
-            for fault in strict_modes.access_faults(access, self._files.trusted):
+            for fault in strict_modes.access_faults(access, self._trusted):
                 self._complain(directory, fault)
         for name in names:
             if name.endswith(_SUFFIX) and not name.startswith("."):
@@ -129,7 +130,7 @@ class _Reader:
         return Document.decode(path, found.content)
 
     def _faults(self, found: ConfigFile) -> Iterator[Fault]:
-        return strict_modes.faults(found, self._files.trusted) if self._strict else iter(())
+        return strict_modes.faults(found, self._trusted) if self._strict else iter(())
 
     def _complain(self, path: str, fault: Fault) -> None:
         self.complaints.append(_complaint(path, fault))

@@ -70,7 +70,8 @@ class LocalFiles:
         path = os.path.expanduser(os.path.expandvars(path))
         if not os.path.isabs(path):
             raise OSError(errno.EINVAL, "not an absolute path", path)
-        directories = tuple(dict.fromkeys(map(_access, _directories(path))))
+        *on_the_way, place = _places(path)
+        directories = tuple(dict.fromkeys(_access(os.path.dirname(link)) for link in (*on_the_way, place)))
         # Opened without waiting, or a FIFO would hold the server up; looked at once open, so that it is what is read.
         with open(path, "rb", opener=_open_without_waiting) as file:
             status = os.fstat(file.fileno())
@@ -79,11 +80,11 @@ class LocalFiles:
             if status.st_size > LARGEST_FILE:
                 raise OSError(errno.EINVAL, "larger than 1 GiB", path)
             content = file.read(LARGEST_FILE)
-        return ConfigFile(content, Access(os.path.realpath(path), status.st_mode, status.st_uid), directories)
+        return ConfigFile(content, Access(place, status.st_mode, status.st_uid), directories)
 
     def directory(self, path: str) -> tuple[Access, tuple[str, ...]]:
         names = tuple(sorted(os.listdir(path)))
-        return _access(path), names
+        return _access(os.path.realpath(path)), names
 
 
 @define
@@ -141,20 +142,21 @@ def _recalled(record: Mapping[str, _T | OSError], path: str) -> _T:
     return answer
 
 
-def _access(path: str) -> Access:
-    status = os.stat(path)
-    return Access(os.path.realpath(path), status.st_mode, status.st_uid)
+def _access(directory: str) -> Access:
+    status = os.stat(directory)
+    return Access(directory, status.st_mode, status.st_uid)
 
 
-def _directories(path: str) -> Iterator[str]:
+def _places(path: str) -> Iterator[str]:
+    """The path, where each symbolic link on the way leads, and last what it is a path of; all in real directories."""
     for _ in range(_MOST_LINKS):
-        parent = os.path.realpath(os.path.dirname(path))
-        yield parent
+        directory, name = os.path.split(path)
+        path = os.path.join(os.path.realpath(directory), name)
+        yield path
         try:
-            target = os.readlink(os.path.join(parent, os.path.basename(path)))
+            path = os.path.join(os.path.dirname(path), os.readlink(path))
         except OSError:
             return
-        path = os.path.join(parent, target)
 
 
 def _open_without_waiting(path: str, flags: int) -> int:
