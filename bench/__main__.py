@@ -6,6 +6,7 @@ import argparse
 import os
 import shlex
 import signal
+import subprocess
 import sys
 import tempfile
 from collections.abc import Callable
@@ -42,8 +43,11 @@ def main(arguments: list[str]) -> int:
     command = shlex.join(["bench/run", *arguments])
     when = datetime.now(UTC).strftime("%Y-%m-%d %H:%M UTC")
     try:
-        build()
         machine = describe(options.python)
+    except (OSError, subprocess.CalledProcessError) as problem:
+        parser.error(f"--python: {problem}")
+    try:
+        build()
         stolen, all_time = stolen_ticks()
         sections = [
             _measure(name, options.quick, options.python)
