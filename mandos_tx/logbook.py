@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from datetime import datetime
+from time import time
 from typing import assert_never
 
 from attrs import define, field, fields
@@ -58,9 +59,7 @@ class Logbook:
         name = client.name if client is not None else ""
         match fact:
             case GotSecret():
-                self._log.info(
-                    "Client {client} at {address} got its secret", client=name, address=fact.address, audit=True
-                )
+                self._got_secret(name, fact.address)
             case CheckerStarted():
                 if self._wants(LogLevel.info):
                     self._log.info("Client {client}: checker started: {command}", client=name, command=fact.command)
@@ -110,6 +109,21 @@ class Logbook:
                 pass  # what comes of them is written
             case _:
                 assert_never(fact)
+
+    def _got_secret(self, name: str, address: str) -> None:
+        # as Logger.info would, at a third of its price: this line is part of the cost of every delivery
+        self._log.observer(
+            {
+                "log_level": LogLevel.info,
+                "log_namespace": self._log.namespace,
+                "log_source": None,
+                "log_format": "Client {client} at {address} got its secret",
+                "log_time": time(),
+                "client": name,
+                "address": address,
+                "audit": True,
+            }
+        )
 
     def _disabled(self, client: Client, cause: Cause, change: Change) -> None:
         if cause is Cause.ADMINISTRATOR:

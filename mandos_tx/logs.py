@@ -142,14 +142,13 @@ class SyslogSink:
             self._lost += 1
 
     def _send(self, level: Any, text: str) -> bool:
-        message = f"<{_FACILITY_DAEMON | _SEVERITY[level]}>Mandos [{os.getpid()}]: {_WORD[level]}: {text}"
-        content = message.encode("utf-8", "backslashreplace")
         for _ in range(2):  # the daemon may have been restarted since the last line
             sock = self._socket or self._connect()
             if sock is None:
                 return False
+            message = f"<{_FACILITY_DAEMON | _SEVERITY[level]}>Mandos [{os.getpid()}]: {_WORD[level]}: {text}"
             try:
-                sock.send(content)
+                sock.send(message.encode("utf-8", "backslashreplace"))
             except BlockingIOError:
                 return False
             except OSError:

@@ -23,7 +23,7 @@ from mandos_tx.wire.hall import Hall
 from mandos_tx.wire.protocol import KeyServerFactory
 from mandos_tx.wire.transport import Connection
 
-ACCEPTS = 32
+MOST_ACCEPTS = 32
 """Connections taken from the listen queue before others get their turn."""
 
 PAUSE = 0.5
@@ -181,6 +181,7 @@ class KeyServer(Service):
         self._log = Logger()
         self._socket: socket.socket | None = None
         self._paused: Any = None
+        self._accepts = 1
 
     @property
     def port(self) -> int:
@@ -238,23 +239,24 @@ class KeyServer(Service):
 
     def doRead(self) -> None:
         self._hall.look_at_clock()
-        for _ in range(ACCEPTS):
-            if self._socket is None:
-                return
+        accepted = 0
+        while accepted < self._accepts and self._socket is not None:
             try:
                 sock, address = self._socket.accept()
             except BlockingIOError:
-                return
+                break
             except OSError as error:
-                if error.errno not in _NO_DESCRIPTOR:
-                    continue  # the peer is gone already (accept(2))
-                if not self._hall.make_room():
+                # else the peer is gone already (accept(2))
+                if error.errno in _NO_DESCRIPTOR and not self._hall.make_room():
                     self._pause(error)
-                    return
+                    break
                 continue
+            accepted += 1
             sock.setblocking(False)
             connection = Connection(sock, address[0], self._hall, self._context)
             self._hall.admit(connection, self._factory.build(connection))
+        # as many as came will come: whether there are more need not be asked each time
+        self._accepts = min(2 * accepted, MOST_ACCEPTS) if accepted == self._accepts else max(accepted, 1)
 
     def _pause(self, error: OSError) -> None:
         self._log.error("Cannot accept connections for the moment: {reason}", reason=error.strerror)
