@@ -43,9 +43,9 @@ def load(configdir: str, files: ConfigFiles, *, strict: bool = True) -> Configur
     reader = _Reader(files, strict)
     clients = parse_clients_conf(reader.documents(configdir), reader.read_secfile)
     complaints = [*reader.complaints, *clients.complaints]
-    if complaints:
-        raise ConfigurationError(complaints)
     warnings = [*reader.warnings, *clients.warnings]
+    if complaints:
+        raise ConfigurationError(complaints, warnings)
     if not clients.definitions:
         warnings.append(
             Complaint(os.path.join(configdir, MAIN_FILE), None, None, None, "No clients defined", _REMEDY_NO_CLIENTS)
@@ -55,13 +55,12 @@ def load(configdir: str, files: ConfigFiles, *, strict: bool = True) -> Configur
 
 def describe(outcome: Configuration | ConfigurationError) -> list[str]:
     """The lines of ``--check-config``: what is wrong or doubtful, each client, and how many of each there are."""
+    warnings = [f"WARNING: {warning}" for warning in outcome.warnings]
     if isinstance(outcome, ConfigurationError):
-        return [*(f"ERROR: {complaint}" for complaint in outcome.complaints), _count(outcome.complaints, "error")]
-    return [
-        *(f"WARNING: {warning}" for warning in outcome.warnings),
-        *map(_description, outcome.definitions),
-        f"{_count(outcome.definitions, 'client')}, {_count(outcome.warnings, 'warning')}",
-    ]
+        errors = [f"ERROR: {complaint}" for complaint in outcome.complaints]
+        return [*warnings, *errors, f"{_count(errors, 'error')}, {_count(warnings, 'warning')}"]
+    clients = list(map(_description, outcome.definitions))
+    return [*warnings, *clients, f"{_count(clients, 'client')}, {_count(warnings, 'warning')}"]
 
 
 def _count(things: Sized, name: str) -> str:

@@ -198,7 +198,7 @@ def read_settings(options: Options, files: ConfigFiles) -> tuple[ServerSettings,
     """
     conf, complaints, warnings = _read_mandos_conf(options, files)
     if complaints:
-        raise ConfigurationError(complaints)
+        raise ConfigurationError(complaints, warnings)
     return _settings(options, conf), tuple(warnings)
 
 
@@ -212,10 +212,11 @@ def read_everything(options: Options, files: ConfigFiles) -> tuple[ServerSetting
     try:
         clients = configuration.load(options.given["configdir"], files, strict=strict)
     except ConfigurationError as error:
-        raise ConfigurationError([*complaints, *error.complaints]) from None
+        raise ConfigurationError([*complaints, *error.complaints], [*warnings, *error.warnings]) from None
+    warnings.extend(clients.warnings)
     if complaints:
-        raise ConfigurationError(complaints)
-    return _settings(options, conf), evolve(clients, warnings=(*warnings, *clients.warnings))
+        raise ConfigurationError(complaints, warnings)
+    return _settings(options, conf), evolve(clients, warnings=tuple(warnings))
 
 
 def _read_mandos_conf(options: Options, files: ConfigFiles) -> tuple[MandosConf, list[Complaint], list[Complaint]]:

@@ -174,9 +174,10 @@ class DescribeTests(SynchronousTestCase):
             lines,
         )
 
-    def test_says_what_is_wrong(self) -> None:
+    def test_says_what_is_wrong_and_what_is_doubtful_besides(self) -> None:
         with self.assertRaises(ConfigurationError) as caught:
-            load("/etc/mandos", in_memory({"clients.conf": "a\n[b]\nc\n"}))
+            load("/etc/mandos", in_memory({"clients.conf": f"a\n{client('b', 1, 'timout = 1')}\n[c]\n"}))
         lines = describe(caught.exception)
-        self.assertEqual("4 errors", lines[-1])
-        self.assertTrue(all(line.startswith("ERROR: /etc/mandos/clients.conf:") for line in lines[:-1]))
+        self.assertEqual("3 errors, 1 warning", lines[-1])
+        self.assertTrue(lines[0].startswith("WARNING: /etc/mandos/clients.conf:6: [b] timout: "), lines[0])
+        self.assertTrue(all(line.startswith("ERROR: /etc/mandos/clients.conf:") for line in lines[1:-1]))

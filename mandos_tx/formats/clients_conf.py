@@ -132,6 +132,7 @@ class _Run:
                     self.complaints.append(places[name].complaint(DEFAULT, name, fault.problem, fault.remedy))
                     faulty.add(name)
         referring = {name: frozenset(references(text)) for name, text in texts.items()}
+        self.references.update(*referring.values())
         return _Defaults(
             values=values,
             faulty=frozenset(faulty),

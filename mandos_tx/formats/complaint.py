@@ -61,10 +61,11 @@ class Complaint:
 
 
 class ConfigurationError(Exception):
-    """A configuration that cannot be used; ``complaints`` has everything that is wrong with it."""
+    """A configuration that cannot be used: everything that is wrong with it, and what is doubtful besides."""
 
-    def __init__(self, complaints: Iterable[Complaint]) -> None:
+    def __init__(self, complaints: Iterable[Complaint], warnings: Iterable[Complaint] = ()) -> None:
         self.complaints = tuple(complaints)
+        self.warnings = tuple(warnings)
         super().__init__(*self.complaints)
 
     def __str__(self) -> str:

@@ -323,6 +323,7 @@ class WarningTests(ClientsConfCase):
             f"[DEFAULT]\nchecker = %(my_ping)s\n[foo]\n{GOOD}my_ping = ping\n",
             f"[DEFAULT]\nmy_ping = ping\n[foo]\n{GOOD}checker = %(my_ping)s\n",
             f"[DEFAULT]\nmy_ping = ping\nchecker = %(my_ping)s\n[foo]\n{GOOD}",
+            "[DEFAULT]\nmy_ping = ping\nchecker = %(my_ping)s\n",
         ):
             self.assertEqual([], self.warnings(text))
 

@@ -36,6 +36,6 @@ class ComplaintTests(SynchronousTestCase):
 class ConfigurationErrorTests(SynchronousTestCase):
     def test_has_all_complaints_one_to_a_line(self) -> None:
         complaints = [Complaint("f", line, None, None, "wrong", "right") for line in (1, 2, 3)]
-        error = ConfigurationError(iter(complaints))
-        self.assertEqual(tuple(complaints), error.complaints)
+        error = ConfigurationError(iter(complaints), iter(complaints[:1]))
+        self.assertEqual((tuple(complaints), tuple(complaints[:1])), (error.complaints, error.warnings))
         self.assertEqual(["f:1: wrong; right", "f:2: wrong; right", "f:3: wrong; right"], str(error).splitlines())

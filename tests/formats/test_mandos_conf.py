@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-from contextlib import suppress as _suppress
 from datetime import timedelta
 
-from attrs import asdict
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from twisted.trial.unittest import SynchronousTestCase
@@ -119,9 +117,20 @@ class MandosConfTests(SynchronousTestCase):
         self.assertEqual(sorted(complaints, key=lambda line: int(line.split(":")[1])), complaints)
 
     @settings(max_examples=200, deadline=None)
-    @given(st.text(max_size=30), st.sampled_from(sorted(VALUES)))
+    @given(st.text(st.characters(exclude_categories=["Cs"]), max_size=30), st.sampled_from(sorted(VALUES)))
     def test_any_value_is_taken_or_complained_of(self, value: str, name: str) -> None:
-        with _suppress(UnicodeEncodeError):
-            conf, complaints, _ = parse(f"[DEFAULT]\n{name} = {value}\n")
-            self.assertTrue(complaints or len(asdict(conf)))
-            self.assertTrue(all(line.isprintable() for line in complaints))
+        conf, complaints, _ = parse(f"[DEFAULT]\n{name} = {value}\n")
+        self.assertTrue(all(line.isprintable() for line in complaints))
+        self.assertTrue(complaints or set(conf.lines) <= {name})
+
+    @settings(max_examples=150, deadline=None)
+    @given(st.data())
+    def test_a_damaged_file_is_read_or_complained_of(self, data: st.DataObject) -> None:
+        content = bytearray(EVERY_OPTION.encode())
+        for _ in range(data.draw(st.integers(1, 5))):
+            at = data.draw(st.integers(0, len(content)))
+            content[at : at + data.draw(st.integers(0, 20))] = data.draw(st.binary(max_size=4))
+        _, complaints, warnings = parse_mandos_conf("f", bytes(content))
+        for complaint in (*complaints, *warnings):
+            self.assertTrue(str(complaint).isprintable())
+            self.assertLessEqual(complaint.line or 0, content.count(b"\n") + content.count(b"\r") + 1)
