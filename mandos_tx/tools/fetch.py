@@ -299,7 +299,7 @@ def options() -> argparse.ArgumentParser:
 def fetch(
     arguments: argparse.Namespace,
     say: Callable[[str], object],
-    connect: Callable[[Server, float], socket.socket] = connect,
+    petitioner: Callable[[Context], Petitioner] = Petitioner,
 ) -> bytes | int:
     """The result for standard output, or the exit status of a failure that ``say`` has been told."""
     try:
@@ -317,7 +317,7 @@ def fetch(
         return blob if arguments.blob else decrypt(blob, arguments.pubkey, arguments.seckey)
 
     limit = Limit.after(arguments.timeout)
-    rounds = Round(arguments.connect, Petitioner(context, connect).ask, unseal, say)
+    rounds = Round(arguments.connect, petitioner(context).ask, unseal, say)
     result: bytes | None = None
     try:
         result = rounds.once(limit) if arguments.once else rounds.for_ever(limit, arguments.retry, time.sleep)
@@ -334,12 +334,12 @@ def _exit_on(number: int, frame: Any) -> NoReturn:
     raise SystemExit(128 + number)
 
 
-def main(argv: Sequence[str] | None = None) -> int:
+def main(argv: Sequence[str] | None = None, petitioner: Callable[[Context], Petitioner] = Petitioner) -> int:
     """The console script; returns the exit status."""
     arguments = options().parse_args(argv)
     for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
         signal.signal(number, _exit_on)
-    result = fetch(arguments, lambda line: print(f"mandos-fetch: {line}", file=sys.stderr))
+    result = fetch(arguments, lambda line: print(f"mandos-fetch: {line}", file=sys.stderr), petitioner)
     if isinstance(result, int):
         return result
     try:

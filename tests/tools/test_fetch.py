@@ -5,11 +5,13 @@ from __future__ import annotations
 import base64
 import hashlib
 import io
+import os
 import signal
 import socket
 from collections.abc import Callable
-from contextlib import redirect_stderr
+from contextlib import redirect_stderr, redirect_stdout
 from pathlib import Path
+from typing import Any
 
 from attrs import define, field
 from cryptography.hazmat.primitives import serialization
@@ -355,6 +357,24 @@ class CommandLine(SynchronousTestCase):
         self.assertEqual(self.assertRaises(SystemExit, fetch._exit_on, 15, None).code, 143)
 
 
+class Output(io.RawIOBase):
+    """A standard output that keeps what it gets, or has no room for it."""
+
+    def __init__(self, full: bool = False) -> None:
+        super().__init__()
+        self.full = full
+        self.written = b""
+
+    def writable(self) -> bool:
+        return True
+
+    def write(self, data: Any) -> int:
+        if self.full:
+            raise OSError(28, "No space left on device")
+        self.written += bytes(data)
+        return len(data)
+
+
 class Programme(SynchronousTestCase):
     """All of it but the network."""
 
@@ -372,7 +392,39 @@ class Programme(SynchronousTestCase):
         def connect(server: Server, seconds: float) -> socket.socket:
             raise ConnectionRefusedError(111, "Connection refused")
 
-        return fetch.fetch(fetch.options().parse_args([*self.argv, *argv]), self.said.append, connect)
+        arguments = fetch.options().parse_args([*self.argv, *argv])
+        return fetch.fetch(arguments, self.said.append, lambda context: Petitioner(context, connect))
+
+    def main(self, stdout: Output) -> int:
+        """The whole of ``mandos-fetch --blob``, asking a server that gives it."""
+
+        def deliver(server: MandosServer) -> None:
+            server.give(b"blob")
+            server.end()
+
+        for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+            self.addCleanup(signal.signal, number, signal.getsignal(number))
+        server = MandosServer(deliver)
+        self.addCleanup(server.close)
+        with redirect_stdout(io.TextIOWrapper(stdout, write_through=True)):  # type: ignore[type-var] # it only writes
+            return fetch.main([*self.argv, "--blob"], lambda context: Petitioner(context, server.connect, server.wait))
+
+    def test_the_secret_goes_to_standard_output_as_it_is(self) -> None:
+        stdout = Output()
+        self.assertEqual(self.main(stdout), 0)
+        self.assertEqual(stdout.written, b"blob")
+
+    def test_standard_output_that_takes_nothing_is_a_failure(self) -> None:
+        stderr = io.StringIO()
+        with redirect_stderr(stderr):
+            self.assertEqual(self.main(Output(full=True)), 1)
+        self.assertEqual(stderr.getvalue(), "mandos-fetch: standard output: No space left on device\n")
+
+    def test_a_missing_gpg_is_noticed_before_any_server_is_asked(self) -> None:
+        self.patch(os, "environ", {**os.environ, "PATH": "/nonexistent"})
+        private = self.argv[self.argv.index("-t") + 1]
+        self.assertEqual(self.fetch("-p", private, "-s", private), 78)
+        self.assertEqual(self.said, ["the gpg program is missing; install gnupg, or use --blob"])
 
     def test_keys_that_are_missing_are_noticed_before_any_server_is_asked(self) -> None:
         self.assertEqual(self.fetch(), 78)
