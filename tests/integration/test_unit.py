@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-import configparser
 import os
+import re
 import shutil
 import signal
 import socket
@@ -72,18 +72,64 @@ class UnitFile(ServerTestCase):
         self.assertEqual(state.st_uid, int(user.split(":")[2]))
 
 
+def settings(name: str) -> list[str]:
+    """Every value that the unit's [Service] section gives this setting, in order."""
+    return re.findall(rf"^{name}=(.*)$", UNIT.read_text("ascii"), re.MULTILINE)
+
+
+def allowed_system_calls() -> set[str]:
+    """What the unit's SystemCallFilter= comes to, with the groups as this systemd defines them."""
+    status, said = run("systemd-analyze", "syscall-filter", "--no-pager")
+    if status:
+        raise SkipTest(f"systemd-analyze cannot tell the groups of system calls: {said.strip()}")
+    groups: dict[str, list[str]] = {}
+    for line in said.splitlines():
+        if line.startswith("@"):
+            members = groups[line.strip()] = []
+        elif line.startswith(" ") and not line.strip().startswith("#"):
+            members.append(line.strip())
+
+    def members_of(name: str) -> set[str]:
+        return set().union(*map(members_of, groups[name])) if name.startswith("@") else {name}
+
+    allowed: set[str] = set()
+    for line in settings("SystemCallFilter"):
+        names = set().union(*map(members_of, line.removeprefix("~").split()))
+        allowed = allowed - names if line.startswith("~") else allowed | names
+    return allowed
+
+
 class Sandbox(ServerTestCase):
-    """What of the sandbox can be made without systemd: the capabilities, and no memory both written and executed."""
+    """What of the sandbox can be tried without systemd."""
+
+    def test_server_and_its_checkers_make_only_system_calls_that_the_unit_allows(self) -> None:
+        needs_root("become another user")
+        for program in ("strace", "fping"):
+            if shutil.which(program) is None:
+                raise SkipTest(f"{program} is not installed")
+        allowed = allowed_system_calls()
+        trace = self.directory() / "trace"
+        keys = self.keys("laptop")
+        configdir = self.configdir(keys.section(host="::1", checker="fping -q -- %%(host)s", interval="PT1S"))
+        wrapper = ["strace", "-f", "-qq", "-e", "signal=none", "-o", str(trace)]
+        server = self.server(configdir=configdir, wrapper=wrapper)
+        self.assertEqual(self.mandos_client(server, keys).password(), keys.password)
+        server.wait_for("laptop.* succeeded")
+        children = Path(f"/proc/{server.pid}/task/{server.pid}/children").read_text("ascii").split()
+        os.kill(int(children[0]), signal.SIGHUP)
+        server.wait_for("(?i)configuration")
+        os.kill(int(children[0]), signal.SIGTERM)
+        self.assertEqual(server.wait(20), 0)
+        made = set(re.findall(r"^\d+ +(\w+)\(", trace.read_text("ascii", "replace"), re.MULTILINE))
+        self.assertIn("execve", made)
+        self.assertEqual(made - allowed, set())
 
     def test_server_delivers_and_fping_checks_with_the_units_capabilities(self) -> None:
         needs_root("become another user")
         for program in ("setpriv", "fping"):
             if shutil.which(program) is None:
                 raise SkipTest(f"{program} is not installed")
-        parser = configparser.ConfigParser(strict=False, interpolation=None)
-        parser.optionxform = str  # type: ignore[assignment, method-assign] # systemd's names have capitals
-        parser.read(UNIT)
-        names = parser["Service"]["CapabilityBoundingSet"].lower().split()
+        names = settings("CapabilityBoundingSet")[0].lower().split()
         kept = ",".join("+" + name.removeprefix("cap_") for name in names)
         keys = self.keys("laptop")
         server = self.server(
