@@ -43,14 +43,14 @@ _FULL = _Plan(
     audited_seconds=260,
 )
 _QUICK = _Plan(
-    counted_clients=300,
-    counted_interval=timedelta(seconds=3),
+    counted_clients=200,
+    counted_interval=timedelta(seconds=2),
     counted_seconds=4,
     fleet_clients=10_000,
-    fleet_seconds=5,
+    fleet_seconds=4,
     audited_clients=200,
     audited_interval=timedelta(seconds=2),
-    audited_seconds=6,
+    audited_seconds=5,
 )
 
 
