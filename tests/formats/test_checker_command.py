@@ -47,7 +47,7 @@ class ExpandTests(SynchronousTestCase):
         disabled = evolve(CLIENT, standing=Disabled())
         self.assertEqual("False None None", expand("%(enabled)s %(expires)s %(dbus_object_path)s", disabled))
 
-    @settings(max_examples=100, deadline=None)
+    @settings(max_examples=50, deadline=None)
     @given(clients, st.sampled_from(sorted(RUN_TIME_NAMES)), st.none() | st.just("/clients/x"))
     def test_every_value_is_one_word_of_the_shell(self, client: Client, name: str, path: str | None) -> None:
         words = shlex.split(expand(f"fping -- %({name})s --end", client, path))
@@ -55,7 +55,7 @@ class ExpandTests(SynchronousTestCase):
         if name in ("host", "name"):
             self.assertEqual(client.settings.host if name == "host" else client.name, words[2])
 
-    @settings(max_examples=100, deadline=None)
+    @settings(max_examples=50, deadline=None)
     @given(checkers, clients)
     def test_whatever_passes_the_check_can_be_expanded(self, template: str, client: Client) -> None:
         check_template(template)

@@ -338,7 +338,7 @@ class WarningTests(ClientsConfCase):
 
 
 class RobustnessTests(ClientsConfCase):
-    @settings(max_examples=150, deadline=None)
+    @settings(max_examples=60, deadline=None)
     @given(fleets.map(clients_conf), st.data())
     def test_a_damaged_file_is_read_or_complained_of(self, text: str, data: st.DataObject) -> None:
         content = bytearray(text.encode())

@@ -39,7 +39,7 @@ def by_configparser(text: str) -> Content | None:
 
 
 class DialectTests(SynchronousTestCase):
-    @settings(max_examples=1500, deadline=None)
+    @settings(max_examples=500, deadline=None)
     @given(st.lists(st.sampled_from(TOKENS), max_size=25).map("".join), st.booleans())
     def test_is_that_of_configparser(self, text: str, with_section: bool) -> None:
         text = f"[s]\n{text}" if with_section else text
@@ -49,7 +49,7 @@ class DialectTests(SynchronousTestCase):
         if expected is not None:
             self.assertEqual(expected, content)
 
-    @settings(max_examples=200, deadline=None)
+    @settings(max_examples=100, deadline=None)
     @given(st.text(max_size=60))
     def test_is_that_of_configparser_for_any_text(self, text: str) -> None:
         text = text.encode("utf-8", "replace").decode()
