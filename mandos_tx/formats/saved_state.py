@@ -91,8 +91,10 @@ def encode(client: Client, key: bytes) -> str:
     else:
         defined = _values(definition.settings)
         document["definition"] = _with_digest(defined, definition)
-        if settings is not definition.settings:
-            document["overrides"] = _overrides(settings, defined, definition, client.name)
+        if settings is not definition.settings and (
+            overrides := _overrides(settings, defined, definition, client.name)
+        ):
+            document["overrides"] = overrides
     if isinstance(standing, Enabled):
         document["enabled"] = [standing.since.isoformat(), standing.expires.isoformat()]
     else:
