@@ -32,7 +32,7 @@ class _Plan:
 
 
 _FULL = _Plan(concurrent=(1, 16, 64, 256), rounds=5, deliveries=2000, burst=1000)
-_QUICK = _Plan(concurrent=(1, 16, 64, 256), rounds=3, deliveries=250, burst=500)
+_QUICK = _Plan(concurrent=(1, 16, 256), rounds=3, deliveries=250, burst=500)
 
 
 @define
