@@ -32,7 +32,7 @@ _MEASUREMENTS: dict[str, Callable[[bool, str, Path], Section]] = {
 def main(arguments: list[str]) -> int:
     """Measure what the command line says; the exit status tells whether it could be measured, not how fast it was."""
     parser = argparse.ArgumentParser(prog="bench/run", description=__doc__)
-    parser.add_argument("--quick", action="store_true", help="small numbers, less than a minute")
+    parser.add_argument("--quick", action="store_true", help="small numbers, about a minute")
     parser.add_argument("--only", action="append", choices=list(_MEASUREMENTS), help="may be given more than once")
     parser.add_argument("--python", default=sys.executable, help="the interpreter that runs the server")
     parser.add_argument("--output", type=Path, help="default: bench/RESULTS.md for a whole run, else none")
