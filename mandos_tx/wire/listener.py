@@ -215,15 +215,15 @@ class KeyServer(Service):
 
     def _finish_deliveries(self) -> Deferred[None]:
         finished: Deferred[None] = Deferred()
-        late = self._reactor.callLater(GRACE, self._hall.close)
 
-        def emptied() -> None:
+        def end() -> None:
             if late.active():
                 late.cancel()
             self._hall.close()
             finished.callback(None)
 
-        self._hall.when_empty(emptied)
+        late = self._reactor.callLater(GRACE, end)
+        self._hall.when_empty(end)
         return finished
 
     # -- IReadDescriptor -----------------------------------------------------------------------------
