@@ -98,7 +98,12 @@ def start(configdir: str, spawn: Callable[..., int] = os.posix_spawn) -> Privile
                 sys.executable,
                 [sys.executable, "-P", "-m", "mandos_tx.privileged_reader", os.path.abspath(configdir)],
                 environment,
-                file_actions=[(os.POSIX_SPAWN_DUP2, its.fileno(), 0)],
+                file_actions=[
+                    (os.POSIX_SPAWN_DUP2, its.fileno(), 0),
+                    # a daemon's terminal is not its to hold on to
+                    (os.POSIX_SPAWN_OPEN, 1, os.devnull, os.O_WRONLY, 0),
+                    (os.POSIX_SPAWN_DUP2, 1, 2),
+                ],
                 setsid=True,
             )
         except OSError:

@@ -150,7 +150,7 @@ class StartTests(SynchronousTestCase):
 
         def spawn(program: str, words: list[str], environment: dict[str, str], **more: object) -> int:
             started.append((words, environment))
-            [(action, descriptor, new_descriptor)] = cast(list[tuple[int, int, int]], more["file_actions"])
+            (action, descriptor, new_descriptor), *_ = cast(list[tuple[int, int, int]], more["file_actions"])
             self.assertEqual((os.POSIX_SPAWN_DUP2, 0), (action, new_descriptor))
             self.its = socket.socket(fileno=os.dup(descriptor))
             return os.getppid()
