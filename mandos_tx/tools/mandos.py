@@ -9,7 +9,8 @@ from __future__ import annotations
 import os
 import signal
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from typing import NoReturn
 
 from mandos_tx.pidfile import AlreadyRunning, PIDFile
@@ -44,13 +45,14 @@ def run(prepared: Prepared, *, pid_file: PIDFile | None = None, started: int | N
     service = make_service(reactor, prepared, os.environ)
     if pid_file is not None:
         _write(pid_file)
-    service.privilegedStartService()
-    service.startService()
-    reactor.addSystemEventTrigger("before", "shutdown", service.stopService)
-    reactor.addSystemEventTrigger("before", "shutdown", _let_next_signal_kill)
-    if started is not None:
-        _leave_terminal(started)
-    reactor.run()
+    with _ending_when_told():
+        service.privilegedStartService()
+        service.startService()
+        reactor.addSystemEventTrigger("before", "shutdown", service.stopService)
+        reactor.addSystemEventTrigger("before", "shutdown", _let_next_signal_kill)
+        if started is not None:
+            _leave_terminal(started)
+        reactor.run()
     if pid_file is not None:
         pid_file.clear()
 
@@ -87,6 +89,16 @@ def _leave_terminal(started: int) -> None:
     os.close(null)
     os.write(started, b"1")
     os.close(started)
+
+
+@contextmanager
+def _ending_when_told() -> Iterator[None]:
+    """Whoever tells us to stop while we start is obeyed at once; later, the reactor has its own handlers."""
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
+    try:
+        yield
+    except KeyboardInterrupt:
+        raise SystemExit(0) from None
 
 
 def _let_next_signal_kill() -> None:
