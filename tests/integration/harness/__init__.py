@@ -17,8 +17,10 @@ from tests.integration.harness.bus import PrivateBus
 from tests.integration.harness.case import ServerTestCase
 from tests.integration.harness.control import ControlledServer, Gone, Refused
 from tests.integration.harness.keys import Keys
+from tests.integration.harness.namespaces import apart, need_root
+from tests.integration.harness.peer import Peer, fetch
 from tests.integration.harness.peers import Fetch, MandosClient
-from tests.integration.harness.programs import ROOT, Program, our_environment
+from tests.integration.harness.programs import ROOT, Program, our_environment, status_field
 from tests.integration.harness.server import OriginalServer, ServerProcess
 
 __all__ = [
@@ -29,10 +31,15 @@ __all__ = [
     "Keys",
     "MandosClient",
     "OriginalServer",
+    "Peer",
     "PrivateBus",
     "Program",
     "Refused",
     "ServerProcess",
     "ServerTestCase",
+    "apart",
+    "fetch",
+    "need_root",
     "our_environment",
+    "status_field",
 ]

@@ -13,6 +13,7 @@ from typing import TypeVar
 
 from twisted.trial.unittest import SynchronousTestCase
 
+from tests.integration.harness import artefacts
 from tests.integration.harness.bus import PrivateBus
 from tests.integration.harness.control import ControlledServer
 from tests.integration.harness.keys import Keys
@@ -51,6 +52,14 @@ class ServerTestCase(SynchronousTestCase):
         path = configdir / "clients.conf"
         path.write_text("\n".join(sections), "utf-8")
         path.chmod(0o600)
+
+    def secret_file(self, size: int) -> Path:
+        """A secfile of so many bytes, which are remembered as a secret."""
+        path = self.directory() / "secret"
+        path.write_bytes(os.urandom(size))
+        path.chmod(0o600)
+        artefacts.remember_secret(f"{size} bytes in a file", path.read_bytes())
+        return path
 
     def statedir(self) -> Path:
         """An empty state directory that the server may write."""

@@ -14,9 +14,10 @@ from collections.abc import Iterator
 from functools import cache
 from pathlib import Path
 
-from attrs import field, frozen
+from attrs import evolve, field, frozen
 from twisted.trial.unittest import SkipTest
 
+from mandos_tx.wire.gnutls import Context
 from tests.integration.harness import artefacts
 
 KEYGEN = "mandos-keygen"
@@ -47,10 +48,20 @@ class Keys:
         """The OpenPGP blob that the server is to send."""
         return base64.b64decode(self.options["secret"])
 
+    def tls_context(self, priority: str) -> Context:
+        """The TLS end that proves this key; its sessions block."""
+        public, private = ((self.directory / name).read_bytes() for name in ("tls-pubkey.pem", "tls-privkey.pem"))
+        return Context.with_key(priority, public, private, nonblocking=False)
+
     def section(self, **options: str) -> str:
         """This client's section of clients.conf; ``options`` are added or take the place of keygen's."""
         body = {**self.options, **options}
         return "\n".join([f"[{self.name}]", *(f"{key} = {value}" for key, value in body.items()), ""])
+
+    def section_with_file(self, secret: Path, **options: str) -> str:
+        """As ``section``, but with the secret in a file."""
+        rest = {name: value for name, value in self.options.items() if name != "secret"}
+        return evolve(self, options={**rest, "secfile": str(secret)}).section(**options)
 
     def files(self) -> list[str]:
         """The options that name the four key files, which mandos-client and mandos-fetch have in common."""

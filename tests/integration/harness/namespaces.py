@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import subprocess
 from collections.abc import Sequence
 from functools import cache
@@ -17,6 +18,12 @@ def apart(*kinds: str, first: str = "") -> Sequence[str]:
     if not _permitted(kinds):
         raise SkipTest(f"namespaces cannot be made here (unshare {' '.join(kinds)}); they need root")
     return ["unshare", *kinds, "--", "sh", "-c", f'set -e\n{first}\nexec "$@"', "sh"]
+
+
+def need_root() -> None:
+    """Skip the test for everybody else."""
+    if os.geteuid() != 0:
+        raise SkipTest("this is only for root, who becomes somebody else")
 
 
 @cache

@@ -22,6 +22,15 @@ def our_environment(**variables: str) -> dict[str, str]:
     return {**os.environ, "PYTHONPATH": str(ROOT), **variables}
 
 
+def status_field(pid: int, name: str) -> list[str]:
+    """What /proc/PID/status has under a name (proc(5))."""
+    for line in Path(f"/proc/{pid}/status").read_text("ascii").splitlines():
+        key, _, value = line.partition(":")
+        if key == name:
+            return value.split()
+    raise AssertionError(f"no {name} in the status of process {pid}")
+
+
 class Program:
     """A child in a session of its own, with its standard error in ``lines`` and as an artefact.
 
