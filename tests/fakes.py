@@ -9,7 +9,8 @@ from typing import ParamSpec, TypeVar
 from attrs import define, evolve, field
 from twisted.internet import task
 from twisted.internet.defer import Deferred, maybeDeferred
-from twisted.logger import LogEvent, Logger, LogLevel, formatEvent
+from twisted.logger import LogEvent, Logger, LogLevel, formatEvent, globalLogPublisher
+from twisted.trial.unittest import SynchronousTestCase
 
 from mandos_tx.clock import Clock, TimeLine
 from mandos_tx.core.client import Client, ClientDefinition, ClientSettings, KeyID
@@ -93,6 +94,11 @@ class Log:
 
     def logger(self) -> Logger:
         return Logger("tests", observer=self)  # type: ignore[arg-type]  # zope does not see __call__
+
+    def listen(self, case: SynchronousTestCase) -> None:
+        """Hear what is logged by anybody during the test."""
+        globalLogPublisher.addObserver(self)  # type: ignore[arg-type]  # zope does not see __call__
+        case.addCleanup(globalLogPublisher.removeObserver, self)  # type: ignore[arg-type]  # the same
 
     def __call__(self, event: LogEvent) -> None:
         self.events.append(event)

@@ -75,7 +75,8 @@ class Hall:
         self._anteroom = Anteroom(limits.unauthenticated, limits.per_source)
         """The rest of those that have proven nothing yet."""
         self._since: dict[str, dict[Connection, float]] = {stage: {} for stage in _LIMITED}
-        """Since when connections have been in a stage, oldest first; for sending, since when they have not got on."""
+        """Since when connections have been in a stage; in the handshake, since when they are here, and for sending, since
+        when they have not got on. Oldest first, but for the handshake."""
         self._sending_since: dict[Connection, float] = {}
         self._tick = LoopingCall(self._enforce)
         self._tick.clock = reactor
@@ -129,7 +130,6 @@ class Hall:
         self._fresh[connection] = None
         if len(self._fresh) + len(self._anteroom) > self._limits.unauthenticated:
             self._seat_the_fresh()
-            self.make_room()
         connection.begin(conversation)
         self._go_on(connection)
 
@@ -215,10 +215,12 @@ class Hall:
         self._anteroom.leave(connection)
 
     def _seat_the_fresh(self) -> None:
-        for connection in self._fresh:
+        fresh, self._fresh = self._fresh, {}
+        for connection in fresh:
             self._since[connection.stage][connection] = connection.accepted
-            self._anteroom.enter(connection, greeted=connection.stage == "handshake")
-        self._fresh.clear()
+            victim = self._anteroom.enter(connection, greeted=connection.stage == "handshake")
+            if isinstance(victim, Connection):
+                self._give_way(victim)
 
     def _give_way(self, connection: Connection) -> None:
         if self._throttle.admits():
@@ -255,17 +257,13 @@ class Hall:
         return len(closing) < before
 
     def _overdue(self, now: float) -> list[Connection]:
-        allowed = (
-            ("greeting", GREETING),
-            ("handshake", self._limits.handshake),
-            ("sending", STALLED),
-            ("closing", CLOSING),
-        )
         late: list[Connection] = []
-        for stage, limit in allowed:
+        for stage, limit in (("greeting", GREETING), ("sending", STALLED), ("closing", CLOSING)):
             for connection, since in self._since[stage].items():
                 if now - since < limit:
                     break
                 late.append(connection)
+        # these two are not in the order in which their time began
+        late.extend(c for c, since in self._since["handshake"].items() if now - since >= self._limits.handshake)
         late.extend(c for c, since in self._sending_since.items() if now - since >= SENDING and c not in late)
         return late

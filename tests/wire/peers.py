@@ -27,7 +27,6 @@ from cryptography.hazmat.primitives.serialization import (
 from cryptography.x509.oid import NameOID
 from twisted.internet.defer import Deferred
 from twisted.internet.testing import MemoryReactorClock
-from twisted.logger import globalLogPublisher
 from twisted.trial.unittest import SynchronousTestCase
 
 from mandos_tx.core.client import KeyID
@@ -211,13 +210,12 @@ class Court:
         self.case = case
         self.reactor = MemoryReactorClock()
         self.log = Log()
-        globalLogPublisher.addObserver(self.log)
-        case.addCleanup(globalLogPublisher.removeObserver, self.log)
-        throttle = Throttle(self.reactor.seconds, "refusals")
-        self.hall = Hall(self.reactor, limits or Limits(), throttle)
+        self.log.listen(case)
+        self.throttle = Throttle(self.reactor.seconds, "refusals")
+        self.hall = Hall(self.reactor, limits or Limits(), self.throttle)
         self.context = CountingContext()
         self.doorman = doorman or Doorman()
-        self.factory = KeyServerFactory(self.doorman, throttle)
+        self.factory = KeyServerFactory(self.doorman, self.throttle)
         self.hall.start()
         case.addCleanup(self.leave)
 
