@@ -54,6 +54,8 @@ def eligible(client: Client, now: datetime) -> bool:
 def petition(client: Client, number: int, now: datetime) -> tuple[Client, tuple[Fact, ...]]:
     """Let a connection wait for a ruling."""
     settings = client.settings
+    if not eligible(client, now):
+        return client, (PetitionDecided(number, Refusal.DISABLED),)
     if len(client.petitions) >= MAX_PETITIONS:
         return client, (PetitionDecided(number, Refusal.OVERRUN),)
     waiting = Petition(number, now + settings.approval_delay)

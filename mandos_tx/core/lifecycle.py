@@ -64,11 +64,14 @@ def apply(client: Client, event: Event, now: datetime) -> Outcome:
 
     A deadline that has come is applied before the event: nothing that arrives late can prolong.
     """
-    passed: tuple[Fact, ...] = ()
     due = deadline(client)
-    if due is not None and due <= now:
-        client, passed = _time_passed(client, now)
-    after, facts = _apply(client, event, now)
+    if due is None or now < due:
+        return _apply(client, event, now)
+    late, passed = _time_passed(client, now)
+    after, facts = _apply(late, event, now)
+    if late.enabled and not after.enabled:
+        # Who loses its trust at this very moment is not approved by default before that.
+        return _apply(client, event, now)
     return after, passed + facts
 
 
