@@ -25,15 +25,16 @@ class Peer:
         self.socket.setsockopt(socket.SOL_SOCKET, socket.SO_SNDTIMEO, limit)
         if receive_buffer:
             self.socket.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, receive_buffer)
+        self.socket.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         self.socket.connect(address)
 
     def say(self, line: bytes) -> None:
         self.socket.sendall(line)
 
-    def prove(self) -> Peer:
+    def prove(self, line: bytes = b"1\r\n") -> Peer:
         """Say the line and prove the key; what the server makes of that is what ``read`` returns."""
         assert self._keys is not None
-        self.say(b"1\r\n")
+        self.say(line)
         self._session = self._keys.tls_context(DEFAULT_PRIORITY).session(self.socket.fileno())
         if not self._session.handshake():
             raise TimeoutError
