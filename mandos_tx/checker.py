@@ -283,9 +283,10 @@ class Checkers(MultiService):
     def _observe(self, change: Change) -> None:
         before, after = change.before, change.after
         if before is not None and after is not None:
-            checker = self._checkers.get(after.name)
-            if checker is not None and checker.running:
-                _follow(checker, before, after, change)
+            if _concerns_checker(before, after, change):
+                checker = self._checkers.get(after.name)
+                if checker is not None and checker.running:
+                    _follow(checker, before, after, change)
         elif not self.running:
             return
         elif after is not None:
@@ -294,6 +295,15 @@ class Checkers(MultiService):
             checker = self._checkers.pop(before.name, None)
             if checker is not None:
                 checker.disownServiceParent()
+
+
+def _concerns_checker(before: Client, after: Client, change: Change) -> bool:
+    # asked at every delivery and every check
+    return (
+        type(before.standing) is not type(after.standing)
+        or before.settings is not after.settings
+        or any(isinstance(fact, CheckWanted | CheckUnwanted) for fact in change.facts)
+    )
 
 
 def _follow(checker: CheckerService, before: Client, after: Client, change: Change) -> None:

@@ -131,6 +131,9 @@ class SyslogSink:
         self._lost = 0
 
     def __call__(self, event: LogEvent, lines: list[str]) -> None:
+        if self._socket is None and self._connect() is None:
+            self._lost += len(lines)
+            return
         level = event.get("log_level", LogLevel.info)
         for line in lines:
             self._write(level, line)

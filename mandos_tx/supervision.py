@@ -12,6 +12,9 @@ from typing import Any
 from twisted.application.service import Service
 from twisted.internet.task import LoopingCall
 
+GC_THRESHOLD = (20_000, 20, 20)
+"""Next to nothing that a connection leaves behind is cyclic; looking for it every 700 objects would be in vain."""
+
 
 class Supervision(Service):
     """Notifies the service manager, if the environment names one; says nothing otherwise.
@@ -79,6 +82,7 @@ class Readiness(Service):
         # the clients are here to stay; looking for garbage among them again and again would cost the deliveries
         gc.collect()
         gc.freeze()
+        gc.set_threshold(*GC_THRESHOLD)
         self._supervision.ready()
 
     def stopService(self) -> None:

@@ -177,13 +177,12 @@ def _vouched(client: Client, now: datetime) -> Client:
 
 
 def _set_expiry(client: Client, expires: datetime, now: datetime, *, only_later: bool = False) -> Client:
-    if not isinstance(client.standing, Enabled):
+    if client.check_waiting_since is not None:
+        client = _end_waiting(client, now, still=True)
+    standing = client.standing
+    if not isinstance(standing, Enabled) or (only_later and expires <= standing.expires):
         return client
-    client = _end_waiting(client, now, still=True)
-    assert isinstance(client.standing, Enabled)
-    if only_later and expires <= client.standing.expires:
-        return client
-    return evolve(client, standing=Enabled(client.standing.since, expires))
+    return evolve(client, standing=Enabled(standing.since, expires))
 
 
 def _end_waiting(client: Client, now: datetime, *, still: bool = False) -> Client:

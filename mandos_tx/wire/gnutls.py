@@ -52,7 +52,8 @@ class ConnectionEnded(Exception):
 def load() -> Any:
     """Load the library, or raise OSError with a sentence."""
     try:
-        library = ffi.dlopen(LIBRARY)
+        # never unloaded: at the interpreter's end it must outlive the objects that have to be freed by it
+        library = ffi.dlopen(LIBRARY, ffi.RTLD_NOW | ffi.RTLD_NODELETE)
     except OSError as error:
         raise OSError(f"GnuTLS ({LIBRARY}, Debian package libgnutls30) cannot be loaded: {error}") from None
     if library.gnutls_check_version(OLDEST.encode()) == ffi.NULL:

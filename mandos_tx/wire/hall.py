@@ -75,7 +75,7 @@ class Hall:
         self._anteroom = Anteroom(limits.unauthenticated, limits.per_source)
         """The rest of those that have proven nothing yet."""
         self._since: dict[str, dict[Connection, float]] = {stage: {} for stage in _LIMITED}
-        """Since when connections have been in a stage; in the handshake, since when they are here, and for sending, since
+        """Since when connections have been in a stage; in the handshake, since when they are here; for sending, since
         when they have not got on. Oldest first, but for the handshake."""
         self._sending_since: dict[Connection, float] = {}
         self._tick = LoopingCall(self._enforce)

@@ -182,6 +182,7 @@ class KeyServer(Service):
         self._socket: socket.socket | None = None
         self._paused: Any = None
         self._accepts = 1
+        self._family = 0
 
     @property
     def port(self) -> int:
@@ -191,6 +192,7 @@ class KeyServer(Service):
     def privilegedStartService(self) -> None:
         if self._socket is None:
             self._socket = self._open()
+            self._family = int(self._socket.family)
 
     def startService(self) -> None:
         self.privilegedStartService()
@@ -242,7 +244,8 @@ class KeyServer(Service):
         accepted = 0
         while accepted < self._accepts and self._socket is not None:
             try:
-                sock, address = self._socket.accept()
+                # socket.accept would work out enumerations for each connection, which costs more than the call
+                descriptor, address = self._socket._accept()  # type: ignore[attr-defined]  # not in typeshed
             except BlockingIOError:
                 break
             except OSError as error:
@@ -252,6 +255,7 @@ class KeyServer(Service):
                     break
                 continue
             accepted += 1
+            sock = socket.socket(self._family, socket.SOCK_STREAM, 0, descriptor)
             sock.setblocking(False)
             connection = Connection(sock, address[0], self._hall, self._context)
             self._hall.admit(connection, self._factory.build(connection))

@@ -13,6 +13,7 @@ import errno
 import socket
 import termios
 from collections.abc import Callable
+from contextlib import suppress
 from fcntl import ioctl
 from typing import Protocol
 
@@ -129,7 +130,7 @@ class Connection:
     def start_tls(self) -> None:
         """Begin the handshake, in which we are the TLS client."""
         self._session = self._context.session(self.fd)
-        self._enter("handshake", self._shake_hands)
+        self._enter("handshake", self._answer_handshake)
         self._shake_hands()
 
     def send(self, secret: bytes) -> None:
@@ -175,6 +176,19 @@ class Connection:
         assert self._conversation is not None
         self._conversation.received(data)
 
+    def _answer_handshake(self) -> None:
+        """Everything that we have to say after the peer has proven its key leaves in as few packets as possible."""
+        self._cork(True)
+        try:
+            self._shake_hands()
+        finally:
+            if self.stage != "gone":
+                self._cork(False)
+
+    def _cork(self, on: bool) -> None:
+        with suppress(OSError):  # not every socket is one of tcp(7)
+            self._socket.setsockopt(socket.IPPROTO_TCP, socket.TCP_CORK, on)
+
     def _shake_hands(self) -> None:
         assert self._session is not None
         assert self._conversation is not None
@@ -209,19 +223,28 @@ class Connection:
         if not self._session.bye():
             self._go_on_later("sending")
             return
-        self._socket.shutdown(socket.SHUT_WR)
         if self._secret and self._conversation is not None:
             self._secret = b""
             self._conversation.delivered()
         if self.stage != "gone":
-            self._enter("closing", self._wait_for_end)
+            self._enter("closing", self._end)
+
+    def _end(self) -> None:
+        """The first look after close_notify: most peers have closed by now, the others are told in TCP's words too."""
+        self._step = self._wait_for_end
+        self._wait_for_end()
+        if self.stage != "gone":
+            self._socket.shutdown(socket.SHUT_WR)
 
     def _wait_for_end(self) -> None:
         """Closing a socket with unread bytes would reset the connection and could cost the peer its secret."""
-        while self._socket.recv(4096):
-            self._unasked += 1
-            if self._unasked > MAX_UNASKED:
-                break
+        try:
+            while self._socket.recv(4096):
+                self._unasked += 1
+                if self._unasked > MAX_UNASKED:
+                    break
+        except BlockingIOError:
+            return
         self.abort()
 
     def _go_on_later(self, stage: str) -> None:
