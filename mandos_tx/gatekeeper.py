@@ -12,7 +12,7 @@ from itertools import count
 from typing import NoReturn, Protocol
 
 from attrs import define, field
-from twisted.internet.defer import Deferred
+from twisted.internet.defer import CancelledError, Deferred
 from twisted.python.failure import Failure
 
 from mandos_tx.core.approval import Wait, decide
@@ -69,8 +69,8 @@ class _Waiting:
     """A petition that waits for an administrator."""
 
     name: str
-    address: str
-    answer: Deferred[Grant]
+    decided: Deferred[Refusal | None]
+    """Fires with what was decided; None grants."""
 
 
 @define(eq=False)
@@ -97,7 +97,7 @@ class Gatekeeper:
             case Wait():
                 return self._wait(client, address)
             case reason:
-                return self._refuse(client.name, address, reason)
+                return self._refuse(client, address, reason)
 
     # -- grants --------------------------------------------------------------------------------------
 
@@ -119,36 +119,51 @@ class Gatekeeper:
     def _release(self, client: Client, address: str) -> Grant | Deferred[Grant]:
         if self._recorder is None:
             return OpenGrant(self, client, address)
-        recorded = self._recorder.before_release(client, address)
+        recorded: Deferred[None] = Deferred()  # who gives up waiting does not end the recording
+        self._recorder.before_release(client, address).chainDeferred(recorded)
         return recorded.addCallbacks(
             self._grant_if_still_due,
             self._not_recorded,
-            callbackArgs=(client.name, address),
-            errbackArgs=(client.name, address),
+            callbackArgs=(client, address),
+            errbackArgs=(client, address),
         )
 
-    def _grant_if_still_due(self, _: None, name: str, address: str) -> Grant:
-        client = self._registry.clients.get(name)
-        if client is None or decide(client, self._registry.now()) is Refusal.DISABLED:
-            return self._refuse(name, address, Refusal.DISABLED)
-        return OpenGrant(self, client, address)
+    def _grant_if_still_due(self, _: None, petitioner: Client, address: str) -> Grant:
+        return OpenGrant(self, self._unobjectionable(petitioner, address), address)
 
-    def _not_recorded(self, failure: Failure, name: str, address: str) -> NoReturn:
-        self._refuse(name, address, Refusal.AUDIT)
+    def _not_recorded(self, failure: Failure, petitioner: Client, address: str) -> NoReturn:
+        if failure.check(CancelledError) is None:
+            self._refuse(petitioner, address, Refusal.AUDIT)
+        failure.raiseException()
 
-    def _refuse(self, name: str, address: str, reason: Refusal) -> NoReturn:
-        if name in self._registry.clients:
-            self._registry.tell(name, PetitionRefused(reason, address))
+    def _unobjectionable(self, petitioner: Client, address: str) -> Client:
+        """What the petitioner is by now, if it may have what it was granted a while ago. Raises Refused."""
+        client = self._registry.clients.get(petitioner.name)
+        if client is None or client.settings.key_id != petitioner.settings.key_id:
+            self._refuse(petitioner, address, Refusal.DISABLED)
+        verdict = decide(client, self._registry.now())
+        # to be waited for, or denied by default, is what an approval that has been spent looks like
+        if verdict is Refusal.DISABLED or (verdict is Refusal.DENIED and not (client.ruling and client.ruling.approve)):
+            self._refuse(client, address, verdict)
+        return client
+
+    def _refuse(self, petitioner: Client, address: str, reason: Refusal) -> NoReturn:
+        """Publish the refusal, and raise it."""
+        if petitioner.name in self._registry.clients:
+            self._registry.tell(petitioner.name, PetitionRefused(reason, address))
+        elif petitioner.settings.key_id is not None:
+            self._registry.report_unknown(petitioner.settings.key_id, address)
         raise Refused(reason)
 
     # -- waiting for approval ------------------------------------------------------------------------
 
     def _wait(self, client: Client, address: str) -> Deferred[Grant]:
         number = next(self._numbers)
-        answer: Deferred[Grant] = Deferred(lambda _: self._withdraw(number))
-        self._waiting[number] = _Waiting(client.name, address, answer)
+        decided: Deferred[Refusal | None] = Deferred(lambda _: self._withdraw(number))
+        self._waiting[number] = _Waiting(client.name, decided)
+        answer = decided.addCallback(self._settle, client, address)
         self._registry.tell(client.name, Petitioned(number))
-        return answer
+        return answer  # type: ignore[return-value]  # of what a callback returns, mypy takes one alternative
 
     def _withdraw(self, number: int) -> None:
         waiting = self._waiting.pop(number, None)
@@ -156,38 +171,26 @@ class Gatekeeper:
             with suppress(NoSuchClient):
                 self._registry.tell(waiting.name, PetitionWithdrawn(number))
 
+    def _settle(self, refusal: Refusal | None, petitioner: Client, address: str) -> Grant | Deferred[Grant]:
+        if refusal is not None:
+            self._refuse(petitioner, address, refusal)
+        return self._release(self._unobjectionable(petitioner, address), address)
+
     def _observe(self, change: Change) -> None:
         for fact in change.facts:
             if isinstance(fact, PetitionDecided):
-                self._decided(fact)
+                self._decided(fact.number, fact.refusal)
         if change.before is not None and (change.after is None or (change.before.enabled and not change.after.enabled)):
             self._lost_trust(change.before.name, gone=change.after is None)
 
-    def _decided(self, fact: PetitionDecided) -> None:
-        waiting = self._waiting.pop(fact.number, None)
-        if waiting is None:
-            return
-        try:
-            granted = self._settle(waiting, fact.refusal)
-        except Refused as refused:
-            waiting.answer.errback(refused)
-        else:
-            if isinstance(granted, Deferred):
-                granted.chainDeferred(waiting.answer)
-            else:
-                waiting.answer.callback(granted)
-
-    def _settle(self, waiting: _Waiting, refusal: Refusal | None) -> Grant | Deferred[Grant]:
-        client = self._registry.clients.get(waiting.name)
-        if client is None:
-            raise Refused(Refusal.DISABLED)
-        if refusal is not None:
-            self._refuse(waiting.name, waiting.address, refusal)
-        return self._release(client, waiting.address)
+    def _decided(self, number: int, refusal: Refusal | None) -> None:
+        waiting = self._waiting.pop(number, None)
+        if waiting is not None:
+            waiting.decided.callback(refusal)
 
     def _lost_trust(self, name: str, *, gone: bool) -> None:
         for grant in list(self._grants.get(name, ())):
             grant.revoke()
         if gone:
-            for number in [n for n, waiting in self._waiting.items() if waiting.name == name]:
-                self._waiting.pop(number).answer.errback(Refused(Refusal.DISABLED))
+            for number in [number for number, waiting in self._waiting.items() if waiting.name == name]:
+                self._decided(number, Refusal.DISABLED)
