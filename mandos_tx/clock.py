@@ -35,10 +35,10 @@ def wall_time() -> datetime:
     return _UNIX_EPOCH + timedelta(seconds=time.time())
 
 
-def read_boot_id() -> str:
+def read_boot_id(file: Path = Path("/proc/sys/kernel/random/boot_id")) -> str:
     """What tells one boot of this machine from the next; empty if the kernel does not say (random(4))."""
     try:
-        return Path("/proc/sys/kernel/random/boot_id").read_text("ascii").strip()
+        return file.read_text("ascii").strip()
     except OSError:
         return ""
 
