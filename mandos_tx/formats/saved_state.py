@@ -67,7 +67,11 @@ class StateDamaged(Exception):
     """What was saved about a client cannot be understood."""
 
     def __init__(self, name: str, problem: str) -> None:
-        super().__init__(f"what was saved about client {name!r} is damaged: {problem}")
+        super().__init__(
+            f"what was saved of client {name!r} is damaged ({problem}); restore the whole state directory from a backup,"
+            " or start once with --no-restore, which forgets everything that was changed at run time: clients that were"
+            " disabled may be enabled again"
+        )
         self.name = name
 
 
@@ -147,7 +151,7 @@ def decode(
     except KeyError as e:
         raise StateDamaged(name, f"there is no {e}") from None
     except InvalidTag:
-        raise StateDamaged(name, "its secret cannot be decrypted") from None
+        raise StateDamaged(name, "its secret cannot be decrypted with the key that is there") from None
     except (AttributeError, TypeError, ValueError, OverflowError, RecursionError) as e:
         raise StateDamaged(name, str(e)) from None
 
