@@ -68,8 +68,8 @@ class StateDamaged(Exception):
 
     def __init__(self, name: str, problem: str) -> None:
         super().__init__(
-            f"what was saved of client {name!r} is damaged ({problem}); restore the whole state directory from a backup,"
-            " or start once with --no-restore, which forgets everything that was changed at run time: clients that were"
+            f"what was saved of client {name!r} is damaged ({problem}); restore the state directory from a backup, or"
+            " start once with --no-restore, which forgets everything that was changed at run time: clients that were"
             " disabled may be enabled again"
         )
         self.name = name
