@@ -45,7 +45,10 @@ class Commands(Protocol):
     """What runs commands (``mandos_tx.process.ProcessGroups``)."""
 
     def begin(self) -> None: ...
-    def start(self, command: str, ended: Callable[[CheckOutcome, bytes], None], *, want_output: bool) -> Any: ...
+    def start(self, command: str, ended: Callable[[CheckOutcome, bytes], None], *, want_output: bool) -> Any:
+        """Raises OSError if no process can be made at present, ValueError if this command can never be run."""
+        ...
+
     def stop(self, running: Any) -> Deferred[None]: ...
     def stop_all(self) -> Deferred[None]: ...
 
@@ -63,14 +66,15 @@ class Places:
     _complained: float | None = field(init=False, default=None)
     _log: Logger = field(factory=Logger)
 
-    def request(self, service: CheckerService) -> bool:
-        """Start the check of ``service`` now, or when there is a place; False if it has to wait."""
+    def request(self, service: CheckerService) -> None:
+        """Start the check of ``service`` now, or when there is a place."""
         if self._taken >= self._limit or self._queue or self._pause is not None:
             self._queue.append(service)
-            return False
+            if self._pause is None:
+                service.hold_time()
+            return
         self._taken += 1
         service.begin()
-        return True
 
     def withdraw(self, service: CheckerService) -> None:
         with contextlib.suppress(ValueError):
@@ -80,6 +84,10 @@ class Places:
         """Give back the place of a check that is over."""
         self._taken -= 1
         self._fill()
+
+    def unused(self) -> None:
+        """Take back a place from ``begin``, which whoever gave it gives to the next one."""
+        self._taken -= 1
 
     def started(self) -> None:
         self._retry = FIRST_RETRY
@@ -96,9 +104,10 @@ class Places:
                 reason=reason,
                 delay=self._retry,
             )
-        if self._pause is None:
-            self._pause = self._reactor.callLater(self._retry, self._resume)
-            self._retry = min(self._retry * 2, LAST_RETRY)
+        self._pause = self._reactor.callLater(self._retry, self._resume)
+        self._retry = min(self._retry * 2, LAST_RETRY)
+        for waiting in list(self._queue):
+            waiting.let_time_run()
 
     def stop(self) -> None:
         self._queue.clear()
@@ -109,6 +118,9 @@ class Places:
     def _resume(self) -> None:
         self._pause = None
         self._fill()
+        if self._pause is None:
+            for waiting in list(self._queue):
+                waiting.hold_time()
 
     def _fill(self) -> None:
         while self._queue and self._taken < self._limit and self._pause is None:
@@ -142,6 +154,10 @@ class CheckerService(Service):
         self._waiting = False
         self._waiting_since = 0.0
         self._running: Any = None
+        self._stopping = False
+        """Whether what was stopped is still there."""
+        self._again = False
+        """Whether a check is wanted when it has gone."""
         self._command = ""
 
     def startService(self) -> None:
@@ -175,26 +191,40 @@ class CheckerService(Service):
         """Start a check, now or as soon as there is a place, unless there is one already."""
         if self._running is not None or self._waiting:
             return
+        if self._stopping:
+            self._again = True
+            return
         self._waiting = True
         self._waiting_since = self._reactor.seconds()
-        if not self._places.request(self):
-            self._registry.tell(self._name, CheckDue())
+        self._places.request(self)
 
     def stop_check(self) -> None:
         """End the running check without an outcome, and forget the one that waits."""
+        self._again = False
         if self._waiting:
             self._waiting = False
             self._places.withdraw(self)
-            self._tell_abandoned()
+            self.let_time_run()
         if self._running is not None:
             running, self._running = self._running, None
-            self._commands.stop(running).addBoth(lambda _: self._places.release())
-            self._tell_abandoned()
+            self._stopping = True
+            self._commands.stop(running).addBoth(self._stopped)
+            self.let_time_run()
+
+    def hold_time(self) -> None:
+        """For want of a place we wait: the client's time stands still."""
+        if self._waiting:
+            with contextlib.suppress(NoSuchClient):
+                self._registry.tell(self._name, CheckDue())
+
+    def let_time_run(self) -> None:
+        """The client's time runs on: nothing is checked, and not for want of a place."""
+        with contextlib.suppress(NoSuchClient):
+            self._registry.tell(self._name, CheckAbandoned())
 
     def begin(self) -> None:
         """Use the place that we got."""
         client = self._registry.clients[self._name]
-        command = self._expand(client)
         waited = self._reactor.seconds() - self._waiting_since
         if waited > client.settings.interval.total_seconds() / 2:
             self._log.warn(
@@ -204,11 +234,17 @@ class CheckerService(Service):
                 waited=waited,
             )
         try:
+            command = self._expand(client)
             self._running = self._commands.start(command, self._ended, want_output=self._want_output())
         except OSError as error:
-            self._tell_abandoned()
             self._waiting_since = self._reactor.seconds()
             self._places.could_not_start(self, error.strerror or str(error))
+            return
+        except ValueError as error:
+            self._log.error("The checker of {client} cannot be run: {reason}", client=self._name, reason=str(error))
+            self._waiting = False
+            self._places.unused()
+            self.let_time_run()
             return
         self._waiting = False
         self._places.started()
@@ -234,9 +270,12 @@ class CheckerService(Service):
     def _loop_failed(self, failure: Any) -> None:
         self._log.failure("Checks of {client} ended", failure, client=self._name)
 
-    def _tell_abandoned(self) -> None:
-        with contextlib.suppress(NoSuchClient):
-            self._registry.tell(self._name, CheckAbandoned())
+    def _stopped(self, _: object) -> None:
+        self._stopping = False
+        self._places.release()
+        if self._again:
+            self._again = False
+            self.check()
 
 
 class Checkers(MultiService):

@@ -9,6 +9,7 @@ shell is over.
 from __future__ import annotations
 
 import ctypes
+import errno
 import math
 import os
 import signal
@@ -18,7 +19,7 @@ from pathlib import Path
 from typing import Any
 
 from attrs import define, field
-from twisted.internet.defer import Deferred, succeed
+from twisted.internet.defer import Deferred
 from twisted.internet.interfaces import IDelayedCall, IReadDescriptor
 from twisted.internet.process import reapProcessHandlers
 from twisted.python.failure import Failure
@@ -29,6 +30,8 @@ from mandos_tx.core.client import CheckOutcome, Exited, Killed
 SHELL = "/bin/sh"
 PATIENCE = 2.0
 """Seconds between SIGTERM and SIGKILL."""
+SWEEP = 0.1
+"""Seconds between two looks at what commands have left behind, while there is something."""
 MAX_TAIL = 2000
 """Bytes of a command's output that are kept, if its output is wanted at all."""
 
@@ -37,9 +40,59 @@ _DEFAULT_SIGNALS = [signal.SIGPIPE, signal.SIGXFSZ, signal.SIGHUP, signal.SIGINT
 _NOT_FOR_COMMANDS = ("NOTIFY_SOCKET", "WATCHDOG_PID", "WATCHDOG_USEC", "LISTEN_FDS", "LISTEN_PID", "LISTEN_FDNAMES")
 
 
-def become_subreaper() -> None:
-    """Inherit the orphans of our descendants."""
-    ctypes.CDLL(None, use_errno=True).prctl(_PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0)
+class Kernel:
+    """The system calls that this takes."""
+
+    def become_subreaper(self) -> None:
+        """Inherit the orphans of our descendants."""
+        ctypes.CDLL(None, use_errno=True).prctl(_PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0)
+
+    def spawn(self, command: str, environment: Mapping[str, str], output: int) -> int:
+        """Run a shell command in a session of its own, its output to the descriptor ``output`` (-1: nowhere)."""
+        return os.posix_spawn(
+            SHELL,
+            [SHELL, "-c", command],
+            environment,
+            file_actions=_redirections(output),
+            setsid=True,
+            setsigmask=(),
+            setsigdef=_DEFAULT_SIGNALS,
+        )
+
+    def watch(self, pid: int) -> int:
+        """A descriptor that is readable when the process has ended."""
+        return os.pidfd_open(pid)
+
+    def signal(self, pid: int, number: int) -> None:
+        with suppress(ProcessLookupError, PermissionError):
+            os.kill(pid, number)
+
+    def signal_group(self, pgid: int, number: int) -> None:
+        with suppress(ProcessLookupError, PermissionError):
+            os.killpg(pgid, number)
+
+    def group_of(self, pid: int) -> int:
+        return os.getpgid(pid)
+
+    def wait(self, pid: int) -> int:
+        """Reap a child, when it has ended; the result is as from wait(2)."""
+        return os.waitpid(pid, 0)[1]
+
+    def reap(self, pid: int) -> bool:
+        """Reap a child that has ended; whether it has."""
+        try:
+            return os.waitpid(pid, os.WNOHANG)[0] != 0
+        except ChildProcessError:
+            return True
+
+    def children(self) -> set[int]:
+        """Our children, those inherited included; empty where the kernel does not list them (proc(5))."""
+        children: set[int] = set()
+        with suppress(OSError):
+            for task in os.listdir("/proc/self/task"):
+                with suppress(OSError):
+                    children.update(map(int, Path(f"/proc/self/task/{task}/children").read_text("ascii").split()))
+        return children
 
 
 def environment_for_commands(environment: Mapping[str, str]) -> dict[str, str]:
@@ -85,7 +138,8 @@ class RunningCommand:
     pidfd: _Watched | None = None
     output: _Watched | None = None
     tail: bytes = b""
-    stopped: bool = False
+    stopped: float | None = None
+    """When it was asked to end."""
     gone: Deferred[None] = field(factory=Deferred)
 
 
@@ -95,6 +149,7 @@ class ProcessGroups:
 
     _reactor: Any
     _environment: Mapping[str, str]
+    _kernel: Kernel = field(factory=Kernel)
     _running: dict[int, RunningCommand] = field(init=False, factory=dict)
     _doomed: dict[int, float] = field(init=False, factory=dict)
     """Processes that were asked to end, and when; left behind by commands that are over."""
@@ -105,29 +160,23 @@ class ProcessGroups:
 
     def begin(self) -> None:
         """To be called once, before the first command; our children until then are none of our business."""
-        become_subreaper()
-        self._spared = frozenset(_children())
+        self._kernel.become_subreaper()
+        self._spared = frozenset(self._kernel.children())
 
     def start(
         self, command: str, ended: Callable[[CheckOutcome, bytes], None], *, want_output: bool = False
     ) -> RunningCommand:
-        """Run ``command``. Raises OSError if no process can be made."""
+        """Run ``command``. Raises OSError if no process can be made, ValueError if this command never can be run."""
         reading, writing = os.pipe() if want_output else (-1, -1)
         try:
-            pid = os.posix_spawn(
-                SHELL,
-                [SHELL, "-c", command],
-                self._environment,
-                file_actions=_redirections(writing),
-                setsid=True,
-                setsigmask=(),
-                setsigdef=_DEFAULT_SIGNALS,
-            )
+            pid = self._kernel.spawn(command, self._environment, writing)
             running = RunningCommand(pid, ended)
             self._watch(running)
-        except OSError:
+        except (OSError, ValueError) as error:
             if want_output:
                 os.close(reading)
+            if isinstance(error, OSError) and error.errno == errno.E2BIG:
+                raise ValueError("it is too long") from None
             raise
         finally:
             if want_output:
@@ -141,10 +190,10 @@ class ProcessGroups:
 
     def stop(self, running: RunningCommand) -> Deferred[None]:
         """End a command and all that it started; fires when its shell is reaped."""
-        if not running.stopped and running.pid in self._running:
-            running.stopped = True
-            _signal_group(running.pid, signal.SIGTERM)
-            kill = self._reactor.callLater(PATIENCE, _signal_group, running.pid, signal.SIGKILL)
+        if running.stopped is None and running.pid in self._running:
+            running.stopped = self._reactor.seconds()
+            self._kernel.signal_group(running.pid, signal.SIGTERM)
+            kill = self._reactor.callLater(PATIENCE, self._kernel.signal_group, running.pid, signal.SIGKILL)
             running.gone.addBoth(lambda result: _cancel(kill))
         return running.gone
 
@@ -153,15 +202,14 @@ class ProcessGroups:
         self._last_call = self._reactor.seconds() + PATIENCE
         for running in list(self._running.values()):
             self.stop(running)
-        self._end_orphans()
         return self._when_childless()
 
     def _watch(self, running: RunningCommand) -> None:
         try:
-            fd = os.pidfd_open(running.pid)
+            fd = self._kernel.watch(running.pid)
         except OSError:
-            _signal_group(running.pid, signal.SIGKILL)
-            os.waitpid(running.pid, 0)
+            self._kernel.signal_group(running.pid, signal.SIGKILL)
+            self._kernel.wait(running.pid)
             raise
         running.pidfd = _Watched(fd, lambda: self._shell_ended(running))
         self._reactor.addReader(running.pidfd)
@@ -179,8 +227,8 @@ class ProcessGroups:
 
     def _shell_ended(self, running: RunningCommand) -> None:
         # its process ID cannot mean anything else before it is reaped
-        _signal_group(running.pid, signal.SIGTERM)
-        _, status = os.waitpid(running.pid, 0)
+        self._kernel.signal_group(running.pid, signal.SIGTERM)
+        status = self._kernel.wait(running.pid)
         del self._running[running.pid]
         if running.output is not None:
             with suppress(OSError):
@@ -188,45 +236,50 @@ class ProcessGroups:
             running.output.close(self._reactor)
         assert running.pidfd is not None
         running.pidfd.close(self._reactor)
-        self._end_orphans()
-        if not running.stopped:
+        self._end_orphans(running.stopped)
+        if running.stopped is None:
             running.ended(_outcome(status), running.tail)
         running.gone.callback(None)
 
     # -- what commands leave behind ------------------------------------------------------------------
 
-    def _end_orphans(self) -> None:
-        """Ask those to end that belong to no command any more; insist after a while; reap."""
+    def _end_orphans(self, asked: float | None = None) -> None:
+        """Ask those to end that belong to no command any more; insist after a while; reap.
+
+        Those that turn up now have no more time than those whose children they were, which may be a command that was
+        told to end at ``asked``: whatever it takes, all is over soon after ``PATIENCE``.
+        """
         now = self._reactor.seconds()
-        children = _children() - self._running.keys() - self._spared - reapProcessHandlers.keys()
-        for pid in self._doomed.keys() - children:
-            del self._doomed[pid]
+        children = self._kernel.children() - self._running.keys() - self._spared - reapProcessHandlers.keys()
+        ended = {pid for pid in children if self._kernel.reap(pid)}
+        children -= ended
+        since = min([now if asked is None else asked, *(self._doomed.pop(p) for p in self._doomed.keys() - children)])
         for pid in children:
-            if _reaped(pid):
-                self._doomed.pop(pid, None)
-            elif (asked := self._doomed.get(pid)) is None:
-                if os.getpgid(pid) not in self._running:
-                    self._doomed[pid] = now
-                    _signal(pid, signal.SIGTERM)
-            elif now >= min(asked + PATIENCE, self._last_call):
-                _signal(pid, signal.SIGKILL)
-        if self._doomed and (self._sweep is None or not self._sweep.active()):
-            self._sweep = self._reactor.callLater(0.1, self._end_orphans)
+            doomed_since = self._doomed.get(pid)
+            if doomed_since is not None:
+                if now >= min(doomed_since + PATIENCE, self._last_call):
+                    self._kernel.signal(pid, signal.SIGKILL)
+            elif self._kernel.group_of(pid) not in self._running:
+                self._doomed[pid] = since
+                self._kernel.signal(pid, signal.SIGTERM)
+        # whoever has ended just now may have left children since we looked
+        if self._doomed or ended:
+            self._sweep_later()
+
+    def _sweep_later(self) -> None:
+        if self._sweep is None or not self._sweep.active():
+            self._sweep = self._reactor.callLater(SWEEP, self._end_orphans)
 
     def _when_childless(self) -> Deferred[None]:
         done: Deferred[None] = Deferred()
 
         def look() -> None:
             self._end_orphans()
-            if self._running or self._doomed:
-                self._reactor.callLater(0.05, look)
+            if self._running or (self._sweep is not None and self._sweep.active()):
+                self._reactor.callLater(SWEEP, look)
             else:
-                if self._sweep is not None:
-                    _cancel(self._sweep)
                 done.callback(None)
 
-        if not self._running and not self._doomed:
-            return succeed(None)
         look()
         return done
 
@@ -241,34 +294,6 @@ def _outcome(status: int) -> CheckOutcome:
     if os.WIFSIGNALED(status):
         return Killed(os.WTERMSIG(status), os.WCOREDUMP(status))
     return Exited(os.WEXITSTATUS(status))
-
-
-def _signal_group(pgid: int, number: int) -> None:
-    with suppress(ProcessLookupError, PermissionError):
-        os.killpg(pgid, number)
-
-
-def _signal(pid: int, number: int) -> None:
-    with suppress(ProcessLookupError, PermissionError):
-        os.kill(pid, number)
-
-
-def _reaped(pid: int) -> bool:
-    """Reap a child that has ended; whether it has."""
-    try:
-        return os.waitpid(pid, os.WNOHANG)[0] != 0
-    except ChildProcessError:
-        return True
-
-
-def _children() -> set[int]:
-    """Our children, those inherited included; empty where the kernel does not list them (proc(5))."""
-    children: set[int] = set()
-    with suppress(OSError):
-        for task in os.listdir("/proc/self/task"):
-            with suppress(OSError):
-                children.update(map(int, Path(f"/proc/self/task/{task}/children").read_text("ascii").split()))
-    return children
 
 
 def _cancel(call: IDelayedCall) -> None:
