@@ -55,6 +55,8 @@ SYSLOG_RETRY = 1.0
 MAX_MESSAGE = 8000
 """Characters of one line of log; the rest is cut."""
 
+"".encode("unicode_escape")  # loads the codec; later, without root, Python's own files may be out of reach
+
 _OWN_KEYS = frozenset({"log_level", "log_time", "message", "time", "level", "system", "isError", "audit"})
 
 

@@ -35,7 +35,7 @@ class Reloading(Service):
         run_in_thread: RunInThread,
         roster: Roster,
         supervision: Supervision,
-        reopen_logs: Callable[[], None],
+        reopen_logs: Callable[[], object],
     ) -> None:
         self._reactor = reactor
         self._read = read

@@ -10,6 +10,7 @@ from twisted.internet.defer import Deferred
 from mandos_tx.core.client import ClientDefinition
 from mandos_tx.formats.saved_state import StateDamaged
 from mandos_tx.interfaces import StateUnusable, StateUnwritable
+from mandos_tx.registry import Registry
 from mandos_tx.roster import Roster
 from mandos_tx.state.keeper import Keeper
 
@@ -19,6 +20,7 @@ class Restoring(Service):
 
     def __init__(
         self,
+        registry: Registry,
         keeper: Keeper,
         roster: Roster,
         definitions: Sequence[ClientDefinition],
@@ -27,6 +29,7 @@ class Restoring(Service):
         restore: bool,
         required: bool,
     ) -> None:
+        self._registry = registry
         self._keeper = keeper
         self._roster = roster
         self._definitions: Sequence[ClientDefinition] = definitions
@@ -47,4 +50,5 @@ class Restoring(Service):
 
     def stopService(self) -> Deferred[None]:
         super().stopService()
+        self._registry.stop()
         return self._keeper.stop()

@@ -9,16 +9,19 @@ from __future__ import annotations
 
 import os
 import socket
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from functools import partial
 from typing import Any, TypeAlias
 
 from attrs import frozen
-from twisted.application.service import IService
+from twisted.application.service import IService, MultiService
 from twisted.logger import Logger, LogLevel
 
 from mandos_tx import logs
 from mandos_tx.administration import Administration
+from mandos_tx.audit import Audit
+from mandos_tx.audit_file import AuditFile
+from mandos_tx.auditing import Auditing
 from mandos_tx.background import Background
 from mandos_tx.checker import Checkers
 from mandos_tx.clock import Clock, fresh_time_line, install
@@ -27,7 +30,7 @@ from mandos_tx.core.client import Client
 from mandos_tx.formats.checker_command import expand
 from mandos_tx.gatekeeper import Gatekeeper
 from mandos_tx.logbook import Logbook
-from mandos_tx.privileges import PrivilegeShedding, is_root, raise_descriptor_limit, unprivileged_identity
+from mandos_tx.privileges import PrivilegeShedding, guard_memory, is_root, raise_descriptor_limit, unprivileged_identity
 from mandos_tx.process import ProcessGroups, environment_for_commands
 from mandos_tx.registry import Registry
 from mandos_tx.reloading import Reloading
@@ -71,6 +74,7 @@ def makeService(options: Options) -> IService:
     """Make the server that the command line and the configuration describe; what twistd calls."""
     from twisted.internet import reactor
 
+    guard_memory()
     return make_service(reactor, prepare(options), os.environ)
 
 
@@ -92,17 +96,25 @@ def assemble(
 ) -> Sequence:
     """Put the services together. Nothing happens before they are started."""
     settings = prepared.settings
-    strangers = Throttle(clock.seconds, "refusals and failures of peers")
+    strangers = Throttle(reactor, "refusals and failures of peers")
     background = Background(reactor, "state")
     registry = Registry(reactor, clock)
     logbook = Logbook(clock, strangers, logs.threshold.wants)
     registry.observe(logbook.observe)
     keeper = Keeper(registry, SqliteStore(StateDirectory(settings.statedir)), clock, reactor, background)
     roster = Roster(registry, keeper, clock)
-    gatekeeper = Gatekeeper(registry)
+    audit, audit_services = _audit(reactor, clock, registry, keeper, settings)
+    gatekeeper = Gatekeeper(registry, audit)
     supervision = Supervision(reactor, environment)
     source = ConfigurationSource(settings.configdir, strict=settings.strict_modes, need_root=is_root())
-    reloading = Reloading(reactor, source.read, Background(reactor, "configuration"), roster, supervision, lambda: None)
+    reloading = Reloading(
+        reactor,
+        source.read,
+        Background(reactor, "configuration"),
+        roster,
+        supervision,
+        _nothing if audit is None else audit.reopen,
+    )
     checkers = Checkers(
         reactor,
         registry,
@@ -115,20 +127,22 @@ def assemble(
 
     server = Sequence()
     services: list[IService] = [
-        logs.Logging(_sinks(settings), settings.debuglevel, prepared.configuration.warnings),
+        logs.Logging(_sinks(settings), settings.debuglevel, (*prepared.configuration.warnings, *_not_yet(settings))),
         StateHome(settings.statedir, unprivileged_identity() if is_root() else None),
+        strangers,
         source,
         PrivilegeShedding(),
         Restoring(
+            registry,
             keeper,
             roster,
             prepared.configuration.definitions,
-            lambda message: give_up(EX_CONFIG, [message]),
+            _misconfigured,
             restore=settings.restore,
             required=settings.state_required,
         ),
-        checkers,
-        _key_server(reactor, prepared, gatekeeper, strangers, environment, descriptors),
+        *audit_services,
+        _together(checkers, _key_server(reactor, prepared, gatekeeper, strangers, environment, descriptors)),
         *(front_end(parts) for front_end in front_ends),
         reloading,
         supervision,
@@ -169,6 +183,44 @@ def _key_server(
 
     hall = Hall(reactor, limits, strangers)
     return KeyServer(reactor, open_listener, KeyServerFactory(gatekeeper, strangers), hall, prepared.context)
+
+
+def _audit(
+    reactor: Any, clock: Clock, registry: Registry, keeper: Keeper, settings: ServerSettings
+) -> tuple[Audit | None, list[IService]]:
+    """The audit and its service, if there is to be one."""
+    if settings.audit_log is None:
+        return None, []
+    file = AuditFile(settings.audit_log)
+    audit = Audit(
+        file, clock, reactor, Background(reactor, "audit"), lambda: keeper.generation, settings.audit_required
+    )
+    registry.observe(audit.observe)
+    return audit, [Auditing(audit, file, unprivileged_identity() if is_root() else None, _misconfigured)]
+
+
+def _together(*services: IService) -> MultiService:
+    """Services that do not rely on each other, and so stop at the same time."""
+    several = MultiService()
+    for service in services:
+        service.setServiceParent(several)
+    return several
+
+
+def _misconfigured(message: str) -> None:
+    give_up(EX_CONFIG, [message])
+
+
+def _nothing() -> None:
+    """There is no log of our own to open anew."""
+
+
+def _not_yet(settings: ServerSettings) -> Iterator[str]:
+    """What was asked for, by default or not, that this version does not do."""
+    if settings.zeroconf:
+        yield "Zeroconf is not in this version: clients do not find the server by themselves, they need --connect"
+    if settings.zeroconf and settings.port is None and settings.socket is None:
+        yield "No port is set, so the kernel chooses one that no client knows: set port in mandos.conf"
 
 
 def _status_of(error: CannotListen) -> int:

@@ -2,45 +2,54 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from typing import Any
 
-from attrs import define, field
+from twisted.application.service import Service
+from twisted.internet.interfaces import IDelayedCall
 from twisted.logger import Logger
 
+BURST = 20
+PERIOD = 60.0
 
-@define(eq=False)
-class Throttle:
-    """Admits at most ``burst`` lines in any ``period`` seconds, and says once per period how many it kept back."""
 
-    _seconds: Callable[[], float]
-    _what: str
-    """What the lines are about, as in "12 more ... in the last 60 seconds"."""
-    _burst: int = 20
-    _period: float = 60.0
-    _log: Logger = field(factory=Logger)
-    _since: float | None = field(init=False, default=None)
-    _admitted: int = field(init=False, default=0)
-    _kept_back: int = field(init=False, default=0)
+class Throttle(Service):
+    """Admits at most ``BURST`` lines in a period of ``PERIOD`` seconds; at its end it says how many it kept back."""
+
+    _log = Logger()
+
+    def __init__(self, reactor: Any, what: str) -> None:
+        self._reactor = reactor
+        self._what = what
+        """What the lines are about, as in "12 more ... in the last 60 seconds"."""
+        self._since = 0.0
+        self._period: IDelayedCall | None = None
+        self._admitted = 0
+        self._kept_back = 0
 
     def admits(self) -> bool:
-        now = self._seconds()
-        if self._since is None or now - self._since >= self._period:
-            self.tell_rest()
-            self._since = now
-            self._admitted = 0
-        if self._admitted < self._burst:
+        """Whether one more line may be written."""
+        if self._period is None:
+            self._since = self._reactor.seconds()
+            self._period = self._reactor.callLater(PERIOD, self._end)
+        if self._admitted < BURST:
             self._admitted += 1
             return True
         self._kept_back += 1
         return False
 
-    def tell_rest(self) -> None:
-        """Log how many lines were kept back, if any."""
+    def stopService(self) -> None:
+        super().stopService()
+        if self._period is not None:
+            self._period.cancel()
+            self._end()
+
+    def _end(self) -> None:
+        self._period = None
         if self._kept_back:
             self._log.warn(
                 "{count} more {what} in the last {period:.0f} seconds",
                 count=self._kept_back,
                 what=self._what,
-                period=self._seconds() - (self._since or 0.0),
+                period=self._reactor.seconds() - self._since,
             )
-            self._kept_back = 0
+        self._admitted = self._kept_back = 0

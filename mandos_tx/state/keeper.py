@@ -34,7 +34,7 @@ LAST_RETRY = 60.0
 REMIND = 60.0
 """Seconds between two errors in the log."""
 
-STOP_LIMIT = 3.0
+STOP_LIMIT = 1.5
 """Seconds that the last commit may take."""
 
 Unsaved: TypeAlias = Client | str | None

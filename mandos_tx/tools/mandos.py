@@ -14,6 +14,7 @@ from contextlib import contextmanager
 from typing import NoReturn
 
 from mandos_tx.pidfile import AlreadyRunning, PIDFile
+from mandos_tx.privileges import guard_memory
 from mandos_tx.settings import Options
 from mandos_tx.startup import EX_FAILURE, Prepared, give_up, prepare
 
@@ -24,6 +25,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Run the server; the result is the exit status."""
     options = Options()
     options.parseOptions(arguments)
+    guard_memory()
     prepared = prepare(options)
     os.umask(UMASK)
     if prepared.settings.foreground:

@@ -29,7 +29,7 @@ MOST_ACCEPTS = 32
 PAUSE = 0.5
 """Seconds without accepting when no descriptor can be had."""
 
-GRACE = 3.0
+GRACE = 2.0
 """Seconds that deliveries under way get when the server stops."""
 
 _FIRST_INHERITED = 3  # SD_LISTEN_FDS_START

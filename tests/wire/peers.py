@@ -211,7 +211,7 @@ class Court:
         self.reactor = MemoryReactorClock()
         self.log = Log()
         self.log.listen(case)
-        self.throttle = Throttle(self.reactor.seconds, "refusals")
+        self.throttle = Throttle(self.reactor, "refusals")
         self.hall = Hall(self.reactor, limits or Limits(), self.throttle)
         self.context = CountingContext()
         self.doorman = doorman or Doorman()
@@ -224,6 +224,7 @@ class Court:
         self.hall.close()
         self.case.assertEqual(0, self.context.not_freed)
         self.case.assertEqual(0, len(self.hall))
+        self.throttle.stopService()
         self.case.assertEqual([], self.reactor.getDelayedCalls())
         self.case.assertEqual([], self.reactor.getReaders())
 
