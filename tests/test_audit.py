@@ -31,9 +31,11 @@ from mandos_tx.core.happenings import (
     CheckFinished,
     CheckStarted,
     ClientAdded,
+    ClientRestored,
     Disable,
     Enable,
     Event,
+    Petitioned,
     PetitionRefused,
     Reconfigured,
     Refusal,
@@ -287,6 +289,26 @@ class ChangeTests(AuditTestCase):
         self.registry.introduce(client, (ClientAdded(),), by="clients.conf")
         self.registry.remove(client.name, by_administrator=False, by="clients.conf")
         self.assertEqual([line["outcome"] for line in self.lines()], ["added", "removed"])
+
+    def test_coming_back_changed_is_a_change(self) -> None:
+        self.make()
+        client = newborn(definition_of(), self.registry.now(), 0.5)
+        self.registry.introduce(client, (ClientRestored(grace=False),), by="clients.conf")
+        self.assertEqual([line["outcome"] for line in self.lines()], ["restored"])
+
+    def test_expiry_when_an_administrator_comes_late_is_told_as_well(self) -> None:
+        self.make()
+        self.client()
+        self.machine.suspend(timedelta(hours=1))
+        self.registry.tell("client1", StopCheck(), by="uid 0")
+        (line,) = self.lines()
+        self.assertEqual((line["outcome"], line["reason"]), ("disabled, check stopped", "expired"))
+
+    def test_a_peer_that_waited_is_no_change_of_its_own(self) -> None:
+        self.make()
+        self.registry.tell(self.client().name, Petitioned(1))
+        self.registry.tell("client1", Ruled(True), by="uid 0")
+        self.assertEqual([line["outcome"] for line in self.lines()], ["approved"])
 
     def test_what_the_server_does_by_itself_is_not_recorded(self) -> None:
         self.make()

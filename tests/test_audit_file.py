@@ -57,6 +57,13 @@ class AuditFileTests(SynchronousTestCase):
         self.addCleanup(file.close)
         self.assertRaises(OSError, file.write, b"one\n")
 
+    def test_a_disk_that_does_not_answer_for_what_it_has_is_an_error(self) -> None:
+        file = self.opened()
+        descriptor = os.open("/", os.O_RDONLY | os.O_PATH)
+        self.addCleanup(os.close, descriptor)
+        os.dup2(descriptor, file._descriptor or self.fail("not open"))
+        self.assertRaises(OSError, file.write, b"")
+
     def test_what_cannot_be_synchronised_is_written_all_the_same(self) -> None:
         file = AuditFile("/dev/null")
         self.addCleanup(file.close)

@@ -38,6 +38,9 @@ from mandos_tx.state.schema import (
 DATABASE = "mandos.sqlite"
 _MAGIC = b"SQLite format 3\0"
 _HEADER_BYTES = 100
+_FAULTS = (sqlite3.Error, Damaged, UnicodeError)
+"""What reading and writing may raise: SQLite quotes what it does not understand, be it text or not."""
+
 _CIRCUMSTANCES = frozenset(
     {
         sqlite3.SQLITE_PERM,
@@ -109,7 +112,7 @@ class SqliteStore:
             self._in_doubt = server.generation, server.total
             write_server(connection, server)
             connection.execute("COMMIT")
-        except sqlite3.Error as e:
+        except _FAULTS as e:
             self._disconnect()
             raise StateUnwritable(self._says(e)) from e
         self._known, self._in_doubt = self._in_doubt, None
@@ -147,7 +150,7 @@ class SqliteStore:
             return self._read_copy()
         except OSError as e:
             raise StateUnusable(f"{self.path}: cannot be read: {e.strerror}; give it to the server's user") from e
-        except (sqlite3.Error, Damaged) as e:
+        except _FAULTS as e:
             verdict = " ".join(str(e).split())
             raise StateUnusable(
                 f"{self.path}: damaged ({verdict}); restore it from a backup, or move it away, and with it all that was"
@@ -214,7 +217,7 @@ class SqliteStore:
             raise StateUnwritable(str(e)) from e
         except OSError as e:
             raise StateUnwritable(f"{self.path}: {e.strerror}") from e
-        except (sqlite3.Error, Damaged) as e:
+        except _FAULTS as e:
             raise StateUnwritable(self._says(e)) from e
         self._connection = connection
         return connection

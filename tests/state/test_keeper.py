@@ -26,6 +26,11 @@ from mandos_tx.state.keeper import DELAY, LAST_RETRY, STOP_LIMIT, Keeper
 from tests.fakes import FaultyStore, Log, Machine, SlowThread, definition_of, lasting, run_at_once, settings_of
 
 
+class StubbornStore(FaultyStore):
+    def close(self) -> None:
+        raise OSError(5, "Input/output error")
+
+
 class KeeperTestCase(SynchronousTestCase):
     thread: RunInThread
 
@@ -376,6 +381,16 @@ class StopTests(KeeperTestCase):
         self.machine.pass_time(STOP_LIMIT)
         self.successResultOf(stopped)
         self.assertEqual(len(self.log.texts(LogLevel.error)), 1)
+
+    def test_a_store_that_cannot_be_closed_is_an_error(self) -> None:
+        self.store = StubbornStore()
+        keeper = self.started()
+        self.successResultOf(keeper.stop())
+        self.assertEqual(len(self.log.texts(LogLevel.critical)), 1)
+
+    def test_why_nothing_can_be_saved_is_known(self) -> None:
+        self.store.fault = "no space left on device"
+        self.assertEqual(self.started().problem, "no space left on device")
 
     def test_a_keeper_that_never_started_saves_nothing(self) -> None:
         keeper = self.make()

@@ -316,6 +316,13 @@ class DamageTests(SqliteTestCase):
             damaged[where % len(damaged)] ^= bits
         self.assertIn(self.outcome(bytes(damaged)), (None, self.documents))
 
+    def test_what_sqlite_quotes_need_not_be_text(self) -> None:
+        """The last bytes of the first page hold the statements that made the tables."""
+        for where in range(4096 - 400, 4096):
+            damaged = bytearray(self.good)
+            damaged[where] ^= 0xFF
+            self.assertIn(self.outcome(bytes(damaged)), (None, self.documents))
+
     def test_a_page_of_an_older_time_is_refused(self) -> None:
         self.save({"client1": "newer"})
         newer = self.file.read_bytes()
@@ -425,6 +432,14 @@ class UnwritableTests(SqliteTestCase):
         store.close()
         loaded = self.load(path)
         self.assertEqual((loaded.documents, loaded.key), ({"a": "1"}, saved.key))
+
+    def test_a_key_that_appears_damaged_meanwhile_is_a_problem(self) -> None:
+        path = self.path / "later"
+        store = self.open(path)
+        store.load()
+        path.mkdir()
+        (path / DATABASE).mkdir()
+        self.assertRaises(StateUnwritable, store.save, {"a": "1"}, 1, LINE, NOW)
 
     def test_a_file_instead_of_a_directory_is_no_directory(self) -> None:
         path = self.path / "file"
