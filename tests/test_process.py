@@ -299,7 +299,7 @@ class EndingTests(ProcessTestCase):
         self.successResultOf(done)
         self.nothing_left()
 
-    @settings(max_examples=60, deadline=None)
+    @settings(max_examples=150, deadline=None)
     @given(st.data())
     def test_any_tree_of_processes_is_gone_three_seconds_after_it_was_told_to_stop(self, data: st.DataObject) -> None:
         self.setUp()
