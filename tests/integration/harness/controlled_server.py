@@ -9,7 +9,8 @@ Request                                 What happens
 {"reconfigure": [NAME, {SETTING: ...}]} durations in seconds
 {"add": [NAME, {SETTING: ...}]}         the secret in base64
 {"remove": NAME}
-{"clients": null}                       answers with the clients, without their secrets
+{"clients": null}                       answers with the clients, without their secrets, and the seconds
+                                        that each has left
 ======================================  ==============================================================
 
 Every answer has the request's ``id``, and ``ok`` or ``error``: the name and the text of an exception. It is sent when
@@ -24,7 +25,7 @@ import os
 import socket
 import sys
 from collections.abc import Callable, Mapping, Sequence
-from datetime import timedelta
+from datetime import datetime, timedelta
 from typing import Any
 
 from twisted.application.service import IService, Service
@@ -87,7 +88,9 @@ class ControlProtocol(LineOnlyReceiver):
         return self._parts.administration.remove(name, BY)
 
     def _clients(self, _: None) -> dict[str, Any]:
-        return {name: describe(client) for name, client in self._parts.registry.clients.items()}
+        now = self._parts.registry.now()
+        clients = self._parts.registry.clients
+        return {name: {**describe(client), "left": _left(client, now)} for name, client in clients.items()}
 
 
 class Control(Service):
@@ -114,6 +117,11 @@ def describe(client: Client) -> dict[str, Any]:
         "host": client.settings.host,
         "timeout": client.settings.timeout.total_seconds(),
     }
+
+
+def _left(client: Client, now: datetime) -> float | None:
+    """Seconds until it expires."""
+    return None if client.expires is None else (client.expires - now).total_seconds()
 
 
 def _settings(values: Mapping[str, Any]) -> dict[str, Any]:
