@@ -47,6 +47,13 @@ class Kernel:
         """Inherit the orphans of our descendants."""
         ctypes.CDLL(None, use_errno=True).prctl(_PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0)
 
+    def keep_descriptors(self) -> None:
+        """Let no process that we start have any descriptor of ours, also none that was left open for us."""
+        for name in os.listdir("/proc/self/fd"):
+            if int(name) > 2:
+                with suppress(OSError):  # the one that lists them is closed again
+                    os.set_inheritable(int(name), False)
+
     def spawn(self, command: str, environment: Mapping[str, str], output: int) -> int:
         """Run a shell command in a session of its own, its output to the descriptor ``output`` (-1: nowhere)."""
         return os.posix_spawn(
@@ -161,6 +168,7 @@ class ProcessGroups:
     def begin(self) -> None:
         """To be called once, before the first command; our children until then are none of our business."""
         self._kernel.become_subreaper()
+        self._kernel.keep_descriptors()
         self._spared = frozenset(self._kernel.children())
 
     def start(

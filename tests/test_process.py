@@ -349,6 +349,14 @@ class KernelTests(SynchronousTestCase):
         os.close(descriptor)
         self.assertNotIn(os.getpid(), Kernel().children())
 
+    def test_descriptors_are_kept(self) -> None:
+        descriptor = os.open("/dev/null", os.O_RDONLY)
+        self.addCleanup(os.close, descriptor)
+        os.set_inheritable(descriptor, True)
+        Kernel().keep_descriptors()
+        self.assertFalse(os.get_inheritable(descriptor))
+        self.assertTrue(os.get_inheritable(2))
+
     def test_what_cannot_be_run_is_not(self) -> None:
         with self.assertRaises(ValueError):
             Kernel().spawn("\0", {}, -1)
