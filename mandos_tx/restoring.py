@@ -15,6 +15,10 @@ from mandos_tx.roster import Roster
 from mandos_tx.state.keeper import Keeper
 
 
+SOURCE = "configuration"
+"""Who is put down in the audit for what has changed in the files since the last start."""
+
+
 class Restoring(Service):
     """Fills the registry before the services that need it start, and is stopped after them."""
 
@@ -24,6 +28,7 @@ class Restoring(Service):
         keeper: Keeper,
         roster: Roster,
         definitions: Sequence[ClientDefinition],
+        statedir: str,
         give_up: Callable[[str], None],
         *,
         restore: bool,
@@ -33,6 +38,7 @@ class Restoring(Service):
         self._keeper = keeper
         self._roster = roster
         self._definitions: Sequence[ClientDefinition] = definitions
+        self._statedir = statedir
         self._give_up = give_up
         self._restore = restore
         self._required = required
@@ -40,8 +46,11 @@ class Restoring(Service):
     def startService(self) -> None:
         try:
             saved = self._keeper.load(required=self._required)
-            restored = self._roster.restore(saved, self._definitions, ignore_saved=not self._restore)
-        except (StateUnusable, StateUnwritable, StateDamaged) as error:
+            restored = self._roster.restore(saved, self._definitions, ignore_saved=not self._restore, by=SOURCE)
+        except StateDamaged as error:
+            self._give_up(f"{self._statedir}: {error}")
+            return
+        except (StateUnusable, StateUnwritable) as error:
             self._give_up(str(error))
             return
         self._definitions = ()

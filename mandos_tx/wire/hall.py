@@ -28,6 +28,7 @@ from twisted.logger import Logger
 from twisted.python.failure import Failure
 from zope.interface import implementer
 
+from mandos_tx.memory import give_back
 from mandos_tx.throttle import Throttle
 from mandos_tx.wire.anteroom import Anteroom
 from mandos_tx.wire.transport import Connection, Conversation
@@ -44,6 +45,9 @@ BATCH = 64
 
 MOST_CLOSING = 256
 """Connections that may wait for the peer's end until the next tick."""
+
+CROWD = 256
+"""Connections that leave behind enough memory to give it back."""
 
 _UNPROVEN = ("greeting", "handshake")
 _LIMITED = (*_UNPROVEN, "sending", "closing")
@@ -81,6 +85,8 @@ class Hall:
         self._tick = LoopingCall(self._enforce)
         self._tick.clock = reactor
         self._emptied: list[Callable[[], None]] = []
+        self._most = 0
+        """How many connections there were at the most since memory was last given back."""
         self.now = 0.0
 
     def __len__(self) -> int:
@@ -242,6 +248,10 @@ class Hall:
         for guest in self._anteroom.overdue(now):
             if isinstance(guest, Connection):
                 self._give_way(guest)
+        self._most = max(self._most, len(self._connections))
+        if self._most >= CROWD and len(self._connections) <= self._most // 4:
+            give_back()
+            self._most = 0
         if not self._connections:
             self._tick.stop()
             callbacks, self._emptied = self._emptied, []
