@@ -134,9 +134,7 @@ class StateStore(Protocol):
         """Read everything; to be called once, before anything else. Raises StateUnusable."""
         ...
 
-    def save(
-        self, changes: Mapping[str, str | None], generation: int, time_line: TimeLine, saved_at: datetime
-    ) -> None:
+    def save(self, changes: Mapping[str, str | None], generation: int, time_line: TimeLine, saved_at: datetime) -> None:
         """Put documents in place (None: delete) in one transaction, which is durable on return.
 
         After StateUnwritable it is not known whether the changes are saved; what is saved is one or the other.

@@ -14,7 +14,6 @@ from mandos_tx.registry import Registry
 from mandos_tx.roster import Roster
 from mandos_tx.state.keeper import Keeper
 
-
 SOURCE = "configuration"
 """Who is put down in the audit for what has changed in the files since the last start."""
 

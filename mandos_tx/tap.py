@@ -101,7 +101,9 @@ def assemble(
     registry = Registry(reactor, clock)
     logbook = Logbook(clock, strangers, logs.threshold.wants)
     registry.observe(logbook.observe)
-    keeper = Keeper(registry, SqliteStore(StateDirectory(settings.statedir, settings.strict_modes)), clock, reactor, background)
+    keeper = Keeper(
+        registry, SqliteStore(StateDirectory(settings.statedir, settings.strict_modes)), clock, reactor, background
+    )
     roster = Roster(registry, keeper, clock)
     audit, audit_services = _audit(reactor, clock, registry, keeper, settings)
     gatekeeper = Gatekeeper(registry, audit)
