@@ -34,6 +34,10 @@ GRACE = 2.0
 
 _FIRST_INHERITED = 3  # SD_LISTEN_FDS_START
 _NO_DESCRIPTOR = (errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM)
+_PEER_GONE = (  # accept(2): what has become of the connection that would have been the next one
+    *(errno.ECONNABORTED, errno.EINTR, errno.EPERM, errno.EPROTO, errno.ENOPROTOOPT, errno.EOPNOTSUPP),
+    *(errno.ENETDOWN, errno.ENETUNREACH, errno.EHOSTDOWN, errno.EHOSTUNREACH, errno.ENONET),
+)
 
 
 class CannotListen(Exception):
@@ -70,8 +74,7 @@ def open_socket(endpoint: Endpoint, log: Logger) -> socket.socket:
     """Make, or take over, the listening socket. Raises CannotListen; a bad interface is only logged."""
     if endpoint.descriptor is not None:
         return _adopt(endpoint.descriptor)
-    family = socket.AF_INET6 if endpoint.ipv6 else socket.AF_INET
-    sock = socket.socket(family, socket.SOCK_STREAM)
+    sock = _new_socket(endpoint.ipv6)
     try:
         sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         if endpoint.ipv6:
@@ -90,13 +93,25 @@ def open_socket(endpoint: Endpoint, log: Logger) -> socket.socket:
     return sock
 
 
+def _new_socket(ipv6: bool) -> socket.socket:
+    try:
+        return socket.socket(socket.AF_INET6 if ipv6 else socket.AF_INET, socket.SOCK_STREAM)
+    except OSError as error:
+        remedy = "; without IPv6, use --no-ipv6" if error.errno == errno.EAFNOSUPPORT else ""
+        raise CannotListen(f"No socket to listen on can be made: {error.strerror}{remedy}", error) from None
+
+
 def _adopt(descriptor: int) -> socket.socket:
     try:
         os.set_inheritable(descriptor, False)
         sock = socket.socket(fileno=os.dup(descriptor))
-        if sock.family not in (socket.AF_INET, socket.AF_INET6) or sock.type != socket.SOCK_STREAM:
-            raise OSError(errno.EPROTOTYPE, "it is not a TCP socket")
-        _listen(sock)
+        try:
+            if sock.family not in (socket.AF_INET, socket.AF_INET6) or sock.type != socket.SOCK_STREAM:
+                raise OSError(errno.EPROTOTYPE, "it is not a TCP socket")
+            _listen(sock)
+        except OSError:
+            sock.close()
+            raise
     except OSError as error:
         raise CannotListen(
             f"File descriptor {descriptor} cannot be listened on: {error.strerror or error}", error
@@ -241,19 +256,22 @@ class KeyServer(Service):
 
     def doRead(self) -> None:
         self._hall.look_at_clock()
-        accepted = 0
-        while accepted < self._accepts and self._socket is not None:
+        accepted, wanted = 0, self._accepts
+        while accepted < wanted and self._socket is not None:
             try:
                 # socket.accept would work out enumerations for each connection, which costs more than the call
                 descriptor, address = self._socket._accept()  # type: ignore[attr-defined]  # not in typeshed
             except BlockingIOError:
                 break
             except OSError as error:
-                # else the peer is gone already (accept(2))
-                if error.errno in _NO_DESCRIPTOR and not self._hall.make_room():
-                    self._pause(error)
-                    break
-                continue
+                if error.errno in _PEER_GONE:
+                    continue
+                if error.errno in _NO_DESCRIPTOR and self._hall.make_room():
+                    # for one; accept(2) would want a descriptor also to say that nobody else is there
+                    wanted = accepted + 1
+                    continue
+                self._pause(error)
+                break
             accepted += 1
             sock = socket.socket(self._family, socket.SOCK_STREAM, 0, descriptor)
             sock.setblocking(False)
