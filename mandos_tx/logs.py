@@ -28,6 +28,8 @@ from twisted.logger import (
 )
 from zope.interface import implementer
 
+from mandos_tx.clock import boot_time
+
 LEVELS = {
     "CRITICAL": LogLevel.critical,
     "ERROR": LogLevel.error,
@@ -90,7 +92,7 @@ def _format(event: LogEvent) -> str:
     # str.format does for our own formats, and is several times as fast as what Twisted's calls in formats need
     try:
         return str(event["log_format"].format_map(event))
-    except (AttributeError, IndexError, KeyError, ValueError):
+    except Exception:  # of which formatEvent makes words, whatever it is
         return formatEvent(event)
 
 
@@ -124,7 +126,7 @@ class Distributor:
 class SyslogSink:
     """Writes to /dev/log, in the manner of the original. Never blocks; what cannot be written is lost, and counted."""
 
-    def __init__(self, path: str = SYSLOG, seconds: Callable[[], float] = time.monotonic) -> None:
+    def __init__(self, path: str = SYSLOG, seconds: Callable[[], float] = boot_time) -> None:
         self._path = path
         self._seconds = seconds
         self._socket: socket.socket | None = None
@@ -255,7 +257,7 @@ class Logging(Service):
         threshold.level = self._level
         self._end = begin(self._sinks)
         for warning in self._warnings:
-            self._log.warn("{warning}", warning=str(warning))
+            self._log.warn("{complaint}", complaint=str(warning))  # "warning" is Python's own in Twisted's events
 
     def startService(self) -> None:
         super().startService()

@@ -76,7 +76,7 @@ class Reloading(Service):
 
     def _apply(self, configuration: Configuration, by: str) -> Configuration:
         for warning in configuration.warnings:
-            self._log.warn("{warning}", warning=str(warning))
+            self._log.warn("{complaint}", complaint=str(warning))
         self._roster.reload(configuration.definitions, by)
         self._log.info(
             "Configuration reloaded by {by}: {count} clients are defined",
