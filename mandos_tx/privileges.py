@@ -7,6 +7,7 @@ import grp
 import os
 import pwd
 import resource
+from typing import Protocol
 
 from attrs import frozen
 from twisted.application.service import Service
@@ -40,11 +41,20 @@ def is_root() -> bool:
     return os.geteuid() == 0
 
 
-def shed(identity: Identity) -> None:
+class System(Protocol):
+    """The system calls by which a process becomes somebody else; ``os`` has them."""
+
+    def geteuid(self) -> int: ...
+    def setgroups(self, groups: list[int], /) -> None: ...
+    def setresgid(self, rgid: int, egid: int, sgid: int, /) -> None: ...
+    def setresuid(self, ruid: int, euid: int, suid: int, /) -> None: ...
+
+
+def shed(identity: Identity, system: System = os) -> None:
     """Become ``identity``, with no supplementary groups and no way back."""
-    os.setgroups([])
-    os.setresgid(identity.gid, identity.gid, identity.gid)
-    os.setresuid(identity.uid, identity.uid, identity.uid)
+    system.setgroups([])
+    system.setresgid(identity.gid, identity.gid, identity.gid)
+    system.setresuid(identity.uid, identity.uid, identity.uid)
 
 
 def guard_memory() -> None:
@@ -66,11 +76,14 @@ class PrivilegeShedding(Service):
 
     _log = Logger()
 
+    def __init__(self, system: System = os) -> None:
+        self._system = system
+
     def startService(self) -> None:
         super().startService()
-        if is_root():
+        if self._system.geteuid() == 0:
             identity = unprivileged_identity()
-            shed(identity)
+            shed(identity, self._system)
             self._log.debug(
                 "Running as {user} (uid {uid}, gid {gid})", user=identity.name, uid=identity.uid, gid=identity.gid
             )

@@ -8,12 +8,13 @@ from __future__ import annotations
 
 import socket
 from collections.abc import Callable, Iterator
-from datetime import UTC, datetime, timedelta
+from datetime import timedelta
 
 from attrs import frozen
 from cryptography.hazmat.primitives import serialization
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
+from mandos_tx.clock import wall_time
 from mandos_tx.core.client import Client, ClientDefinition, ClientSettings, KeyID
 from mandos_tx.core.lifecycle import newborn
 from mandos_tx.formats.clients_conf import SecretFile, parse_clients_conf
@@ -142,7 +143,7 @@ def _no_secfile(path: str, naming_file: str) -> SecretFile:
 
 def _save_and_load() -> None:
     definition = ClientDefinition("one", ClientSettings(KeyID("0" * 64), None, _SECRET))
-    client = newborn(definition, datetime.now(UTC), 0.5)
+    client = newborn(definition, wall_time(), 0.5)
     loaded = decode("one", encode(client, b""), definition, b"")
     if not isinstance(loaded, Client) or loaded.standing != client.standing or loaded.settings != client.settings:
         raise SelfTestFailed("a client is not loaded as it was saved")
