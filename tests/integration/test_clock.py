@@ -72,8 +72,7 @@ class Steps(ServerTestCase):
     def ends(self, server: ControlledServer) -> dict[str, float]:
         """When each client expires, on the clock that is not stepped."""
         now = boot_time()
-        clients = server.clients().items()
-        return {name: now + client["left"] for name, client in clients if client["left"] is not None}
+        return {name: now + left for name, left in server.ask(left=None).items()}
 
     def days(self, server: ControlledServer) -> set[str]:
         return {match[0] for match in server.matches(r"^\d{4}-\d\d-\d\d")}

@@ -157,6 +157,8 @@ class _Life:
 
     def change_until_it_crashes(self, journal: Journal) -> None:
         """Ask for as many changes at a time as may be, and note the answers."""
+        # Its successor has it; a hundred copies would be a lot to search for secrets.
+        self.server.leaves_state = False
         timer = threading.Timer(journal.dice.uniform(0, LONGEST_STREAM), self.server.kill)
         timer.start()
         try:

@@ -90,8 +90,9 @@ class Idle(CrowdTestCase):
         self.laptop = self.keys("laptop")
         self.configuration = self.configdir(self.laptop.section(checker=":"))
 
-    def test_those_that_stall_cost_little_disturb_nobody_and_end_in_time(self) -> None:
+    def test_those_that_stall_or_trickle_cost_little_disturb_nobody_and_end_in_time(self) -> None:
         arguments = [f"--handshake-timeout=PT{HANDSHAKE:.0f}S"]
+        tricklers = self.tricklers(self.serve(self.configuration, arguments))
         servers = {stall: self.serve(self.configuration, arguments, wait=False) for stall in MOST_BYTES}
         floods = [self.flood(stall, server) for stall, server in servers.items()]
         for flood in floods:
@@ -102,6 +103,18 @@ class Idle(CrowdTestCase):
             # counted, not listed
             self.assertLess(len(flood.server.lines), 100, flood.stall)
             self.assertEqual(flood.server.matches("Traceback"), [])
+        for trickler, limit in tricklers.items():
+            trickler.join(GREETING + 5)
+            self.assertLess(abs(trickler.lived - limit), LATE, trickler.lived)
+
+    def tricklers(self, server: ServerProcess) -> dict[_Trickler, float]:
+        """Connections that are never silent, to a server of their own, and their limits."""
+        address = ("127.0.0.1", server.port)
+        line = _Trickler(address, b"1", b" ")  # never ends
+        record = _Trickler(address, b"1\n", b"\x16\x03\x03\x40\x00" + bytes(100))  # nor does this
+        for trickler in (line, record):
+            trickler.start()
+        return {line: GREETING, record: HANDSHAKE}
 
     def flood(self, stall: str, server: ServerProcess) -> _Flood:
         """Let them all come, and look what they cost."""
@@ -122,19 +135,6 @@ class Idle(CrowdTestCase):
             self.assertEqual(fetch(("127.0.0.1", server.port), self.laptop), self.laptop.secret)
             slowest = max(slowest, time.monotonic() - started)
         return slowest
-
-    def test_trickling_bytes_buy_no_time(self) -> None:
-        server = self.serve(self.configuration, ["--handshake-timeout=PT5S"])
-        address = ("127.0.0.1", server.port)
-        tricklers = [
-            _Trickler(address, b"1", b" "),  # the line never ends
-            _Trickler(address, b"1\n", b"\x16\x03\x03\x40\x00" + bytes(100)),  # a record never does
-        ]
-        for trickler in tricklers:
-            trickler.start()
-        for trickler, limit in zip(tricklers, (GREETING, 5.0), strict=True):
-            trickler.join(GREETING + 5)
-            self.assertLess(abs(trickler.lived - limit), LATE, trickler.lived)
 
 
 class SlowReaders(CrowdTestCase):

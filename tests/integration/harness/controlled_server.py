@@ -9,8 +9,8 @@ Request                                 What happens
 {"reconfigure": [NAME, {SETTING: ...}]} durations in seconds
 {"add": [NAME, {SETTING: ...}]}         the secret in base64
 {"remove": NAME}
-{"clients": null}                       answers with the clients, without their secrets, and the seconds
-                                        that each has left
+{"clients": null}                       answers with the clients, without their secrets
+{"left": null}                          answers with the seconds that each enabled client has left
 ======================================  ==============================================================
 
 Every answer has the request's ``id``, and ``ok`` or ``error``: the name and the text of an exception. It is sent when
@@ -25,7 +25,7 @@ import os
 import socket
 import sys
 from collections.abc import Callable, Mapping, Sequence
-from datetime import datetime, timedelta
+from datetime import timedelta
 from typing import Any
 
 from twisted.application.service import IService, Service
@@ -59,6 +59,7 @@ class ControlProtocol(LineOnlyReceiver):
             "add": self._add,
             "remove": self._remove,
             "clients": self._clients,
+            "left": self._left,
         }
 
     def lineReceived(self, line: bytes) -> None:
@@ -88,9 +89,13 @@ class ControlProtocol(LineOnlyReceiver):
         return self._parts.administration.remove(name, BY)
 
     def _clients(self, _: None) -> dict[str, Any]:
-        now = self._parts.registry.now()
-        clients = self._parts.registry.clients
-        return {name: {**describe(client), "left": _left(client, now)} for name, client in clients.items()}
+        return {name: describe(client) for name, client in self._parts.registry.clients.items()}
+
+    def _left(self, _: None) -> dict[str, float]:
+        registry = self._parts.registry
+        now = registry.now()
+        expiries = {name: client.expires for name, client in registry.clients.items()}
+        return {name: (expires - now).total_seconds() for name, expires in expiries.items() if expires is not None}
 
 
 class Control(Service):
@@ -117,11 +122,6 @@ def describe(client: Client) -> dict[str, Any]:
         "host": client.settings.host,
         "timeout": client.settings.timeout.total_seconds(),
     }
-
-
-def _left(client: Client, now: datetime) -> float | None:
-    """Seconds until it expires."""
-    return None if client.expires is None else (client.expires - now).total_seconds()
 
 
 def _settings(values: Mapping[str, Any]) -> dict[str, Any]:

@@ -35,6 +35,9 @@ def server_user() -> pwd.struct_passwd | None:
 class ServerProcess(Program):
     """``mandos --foreground`` on a loopback address, with its log at debug level on standard error."""
 
+    leaves_state = True
+    """Whether its state directory is to be an artefact."""
+
     def __init__(
         self,
         configdir: Path,
@@ -79,7 +82,8 @@ class ServerProcess(Program):
 
     def clean_up(self) -> None:
         super().clean_up()
-        artefacts.keep(self.statedir, self.place)
+        if self.leaves_state:
+            artefacts.keep(self.statedir, self.place)
 
 
 class OriginalServer(Program):
