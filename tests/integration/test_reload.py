@@ -73,6 +73,7 @@ class Reload(ServerTestCase):
         self.assertFalse(server.clients()["laptop"]["enabled"])
 
     def test_fifty_reloads_good_and_bad_cost_no_delivery_and_leave_nothing(self) -> None:
+        need_root()  # nobody else may count its descriptors
         server = self.start(self.laptop.section(checker=":"))
         good = [
             [self.laptop.section(checker=":")],

@@ -49,7 +49,7 @@ class ExitStatus(ServerTestCase):
             self.assertEqual(server.wait(), 0, server.log)
 
     def test_stopped_while_it_starts_is_0_too(self) -> None:
-        for line in ("Running as", "Listening on"):
+        for line in ("No clients defined", "Listening on"):
             server = self.server(wait=False)
             server.wait_for(line, 20)
             self.assertEqual(server.stop(), 0, server.log)
