@@ -7,7 +7,7 @@ import signal
 import threading
 from pathlib import Path
 
-from tests.integration.harness import ControlledServer, Keys, ServerTestCase, fetch
+from tests.integration.harness import ControlledServer, Keys, ServerTestCase, fetch, need_root
 from tests.integration.harness.server import server_user
 
 DONE = r"Configuration reloaded by SIGHUP: (\d+) clients"
