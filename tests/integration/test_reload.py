@@ -7,7 +7,7 @@ import signal
 import threading
 from pathlib import Path
 
-from tests.integration.harness import ControlledServer, Keys, ServerTestCase, fetch, need_root
+from tests.integration.harness import ControlledServer, Keys, ServerTestCase, fetch, need_root, status_field
 from tests.integration.harness.server import server_user
 
 DONE = r"Configuration reloaded by SIGHUP: (\d+) clients"
@@ -29,9 +29,7 @@ class Reload(ServerTestCase):
         path = server.configdir / "clients.conf"
         self.assertEqual((path.stat().st_mode & 0o777, path.stat().st_uid), (0o600, os.geteuid()))
         if (user := server_user()) is not None:
-            self.assertEqual(
-                Path(f"/proc/{server.pid}").joinpath("status").read_text("ascii").count(str(user.pw_uid)), 4
-            )
+            self.assertEqual(status_field(server.pid, "Uid"), [str(user.pw_uid)] * 4)
         return server
 
     def reload(self, server: ControlledServer, *sections: str, expect: str = DONE) -> None:
