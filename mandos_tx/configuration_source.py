@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 from twisted.application.service import Service
 from twisted.logger import Logger
 
@@ -16,16 +18,24 @@ class ConfigurationSource(Service):
 
     _log = Logger()
 
-    def __init__(self, configdir: str, *, strict: bool, need_root: bool) -> None:
+    def __init__(
+        self,
+        configdir: str,
+        *,
+        strict: bool,
+        need_root: bool,
+        start_reader: Callable[[str], PrivilegedReader] = privileged_reader.start,
+    ) -> None:
         self._configdir = configdir
         self._strict = strict
         self._need_root = need_root
+        self._start_reader = start_reader
         self._reader: PrivilegedReader | None = None
 
     def privilegedStartService(self) -> None:
         if self._need_root:
             try:
-                self._reader = privileged_reader.start(self._configdir)
+                self._reader = self._start_reader(self._configdir)
             except OSError as error:
                 self._log.error(
                     "The process that reads the configuration at a reload cannot be started: {reason}",

@@ -37,10 +37,6 @@ def unprivileged_identity() -> Identity:
     return Identity(str(_NOBODY), _NOBODY, _NOBODY)
 
 
-def is_root() -> bool:
-    return os.geteuid() == 0
-
-
 class System(Protocol):
     """The system calls by which a process becomes somebody else; ``os`` has them."""
 
@@ -48,6 +44,10 @@ class System(Protocol):
     def setgroups(self, groups: list[int], /) -> None: ...
     def setresgid(self, rgid: int, egid: int, sgid: int, /) -> None: ...
     def setresuid(self, ruid: int, euid: int, suid: int, /) -> None: ...
+
+
+def is_root(system: System = os) -> bool:
+    return system.geteuid() == 0
 
 
 def shed(identity: Identity, system: System = os) -> None:
@@ -81,7 +81,7 @@ class PrivilegeShedding(Service):
 
     def startService(self) -> None:
         super().startService()
-        if self._system.geteuid() == 0:
+        if is_root(self._system):
             identity = unprivileged_identity()
             shed(identity, self._system)
             self._log.debug(

@@ -11,7 +11,7 @@ from collections.abc import Callable
 from typing import Any
 
 from twisted.application.service import Service
-from twisted.internet.defer import Deferred, DeferredLock
+from twisted.internet.defer import CancelledError, Deferred, DeferredLock
 from twisted.logger import Logger
 from twisted.python.failure import Failure
 
@@ -45,6 +45,7 @@ class Reloading(Service):
         self._reopen_logs = reopen_logs
         self._lock = DeferredLock()
         self._previous: Any = None
+        self._reading: Deferred[Configuration] | None = None
 
     def startService(self) -> None:
         super().startService()
@@ -53,6 +54,8 @@ class Reloading(Service):
     def stopService(self) -> None:
         super().stopService()
         signal.signal(signal.SIGHUP, self._previous)
+        if self._reading is not None:
+            self._reading.cancel()
 
     def hang_up(self) -> None:
         """What SIGHUP asks for: new log files, and the configuration read again."""
@@ -63,13 +66,16 @@ class Reloading(Service):
     def reload(self, by: str) -> Deferred[Configuration]:
         """Read and apply the configuration, when those under way have ended.
 
-        Fires with what was read; fails with ConfigurationError or PrivilegedReadError, and nothing has changed then.
+        Fires with what was read; fails with ConfigurationError or PrivilegedReadError, or with CancelledError if the
+        server stops, and nothing has changed then.
         """
         return self._lock.run(self._reload, by)
 
     def _reload(self, by: str) -> Deferred[Configuration]:
+        if not self.running:
+            raise CancelledError
         self._supervision.reloading()
-        read = self._run_in_thread(self._read)
+        read = self._reading = self._run_in_thread(self._read)
         read.addCallback(self._apply, by)
         read.addErrback(self._failed)
         return read.addBoth(self._ended)
@@ -88,6 +94,8 @@ class Reloading(Service):
 
     def _failed(self, failure: Failure) -> Failure:
         error = failure.value
+        if isinstance(error, CancelledError):
+            return failure
         if isinstance(error, ConfigurationError):
             for complaint in error.complaints:
                 self._log.error("{complaint}", complaint=str(complaint))
@@ -99,5 +107,7 @@ class Reloading(Service):
         return failure
 
     def _ended(self, result: Any) -> Any:
-        self._supervision.ready()
+        self._reading = None
+        if self.running:
+            self._supervision.ready()
         return result

@@ -74,7 +74,7 @@ def run(tests: Iterator[SelfTest], report: Callable[[str], None]) -> bool:
             test.run()
         except Exception as error:
             good = False
-            report(f"{test.name}: FAILED: {error or type(error).__name__}")
+            report(f"{test.name}: FAILED: {str(error) or type(error).__name__}")
         else:
             report(f"{test.name}: ok")
     return good

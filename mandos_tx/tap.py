@@ -30,7 +30,15 @@ from mandos_tx.core.client import Client
 from mandos_tx.formats.checker_command import expand
 from mandos_tx.gatekeeper import Gatekeeper
 from mandos_tx.logbook import Logbook
-from mandos_tx.privileges import PrivilegeShedding, guard_memory, is_root, raise_descriptor_limit, unprivileged_identity
+from mandos_tx.privileges import (
+    Identity,
+    PrivilegeShedding,
+    System,
+    guard_memory,
+    is_root,
+    raise_descriptor_limit,
+    unprivileged_identity,
+)
 from mandos_tx.process import ProcessGroups, environment_for_commands
 from mandos_tx.registry import Registry
 from mandos_tx.reloading import Reloading
@@ -93,9 +101,11 @@ def assemble(
     *,
     descriptors: int,
     front_ends: Iterable[FrontEnd] = (),
+    system: System = os,
 ) -> Sequence:
     """Put the services together. Nothing happens before they are started."""
     settings = prepared.settings
+    owner = unprivileged_identity() if is_root(system) else None
     strangers = Throttle(reactor, "refusals and failures of peers")
     background = Background(reactor, "state")
     registry = Registry(reactor, clock)
@@ -105,10 +115,10 @@ def assemble(
         registry, SqliteStore(StateDirectory(settings.statedir, settings.strict_modes)), clock, reactor, background
     )
     roster = Roster(registry, keeper, clock)
-    audit, audit_services = _audit(reactor, clock, registry, keeper, settings)
+    audit, audit_services = _audit(reactor, clock, registry, keeper, settings, owner)
     gatekeeper = Gatekeeper(registry, audit)
     supervision = Supervision(reactor, environment)
-    source = ConfigurationSource(settings.configdir, strict=settings.strict_modes, need_root=is_root())
+    source = ConfigurationSource(settings.configdir, strict=settings.strict_modes, need_root=is_root(system))
     reloading = Reloading(
         reactor,
         source.read,
@@ -130,10 +140,10 @@ def assemble(
     server = Sequence()
     services: list[IService] = [
         logs.Logging(_sinks(settings), settings.debuglevel, (*prepared.configuration.warnings, *_not_yet(settings))),
-        StateHome(settings.statedir, unprivileged_identity() if is_root() else None),
+        StateHome(settings.statedir, owner),
         strangers,
         source,
-        PrivilegeShedding(),
+        PrivilegeShedding(system),
         Restoring(
             registry,
             keeper,
@@ -189,7 +199,7 @@ def _key_server(
 
 
 def _audit(
-    reactor: Any, clock: Clock, registry: Registry, keeper: Keeper, settings: ServerSettings
+    reactor: Any, clock: Clock, registry: Registry, keeper: Keeper, settings: ServerSettings, owner: Identity | None
 ) -> tuple[Audit | None, list[IService]]:
     """The audit and its service, if there is to be one."""
     if settings.audit_log is None:
@@ -199,7 +209,7 @@ def _audit(
         file, clock, reactor, Background(reactor, "audit"), lambda: keeper.generation, settings.audit_required
     )
     registry.observe(audit.observe)
-    return audit, [Auditing(audit, file, unprivileged_identity() if is_root() else None, _misconfigured)]
+    return audit, [Auditing(audit, file, owner, _misconfigured)]
 
 
 def _together(*services: IService) -> MultiService:

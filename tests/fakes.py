@@ -4,11 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from datetime import UTC, datetime, timedelta
+from queue import SimpleQueue
 from typing import ParamSpec, TypeVar
 
 from attrs import define, evolve, field
 from twisted.internet import task
 from twisted.internet.defer import Deferred, maybeDeferred
+from twisted.internet.testing import MemoryReactorClock
 from twisted.logger import LogEvent, Logger, LogLevel, formatEvent, globalLogPublisher
 from twisted.trial.unittest import SynchronousTestCase
 
@@ -120,6 +122,21 @@ class Recorder:
     @property
     def facts(self) -> list[Fact]:
         return [fact for change in self.changes for fact in change.facts]
+
+
+class PretendedReactor(MemoryReactorClock):
+    """A reactor without a network, to which threads may hand calls."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._handed: SimpleQueue[Callable[[], object]] = SimpleQueue()
+
+    def callFromThread(self, call: Callable[P, object], *args: P.args, **kwargs: P.kwargs) -> None:
+        self._handed.put(lambda: call(*args, **kwargs))
+
+    def work(self, patience: float = 30.0) -> None:
+        """Do the oldest of those calls, as soon as there is one."""
+        self._handed.get(timeout=patience)()
 
 
 def run_at_once(call: Callable[P, T], /, *args: P.args, **kwargs: P.kwargs) -> Deferred[T]:

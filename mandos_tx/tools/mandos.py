@@ -11,7 +11,9 @@ import signal
 import sys
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from typing import NoReturn
+from typing import Any, NoReturn
+
+from twisted.application.service import IService
 
 from mandos_tx.pidfile import AlreadyRunning, PIDFile
 from mandos_tx.privileges import guard_memory
@@ -44,7 +46,11 @@ def run(prepared: Prepared, *, pid_file: PIDFile | None = None, started: int | N
     from mandos_tx.tap import make_service
 
     globalLogBeginner.beginLoggingTo([logs.Discard()], redirectStandardIO=False)
-    service = make_service(reactor, prepared, os.environ)
+    serve(reactor, make_service(reactor, prepared, os.environ), pid_file=pid_file, started=started)
+
+
+def serve(reactor: Any, service: IService, *, pid_file: PIDFile | None = None, started: int | None = None) -> None:
+    """Run a service until told to stop; see ``run``."""
     if pid_file is not None:
         _write(pid_file)
     with _ending_when_told():
