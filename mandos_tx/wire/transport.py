@@ -13,7 +13,6 @@ import errno
 import socket
 import termios
 from collections.abc import Callable
-from contextlib import suppress
 from fcntl import ioctl
 from typing import Protocol
 
@@ -186,8 +185,10 @@ class Connection:
                 self._cork(False)
 
     def _cork(self, on: bool) -> None:
-        with suppress(OSError):  # not every socket is one of tcp(7)
+        try:  # noqa: SIM105 - suppress costs more than the call, and this is done for every delivery
             self._socket.setsockopt(socket.IPPROTO_TCP, socket.TCP_CORK, on)
+        except OSError:
+            pass  # not every socket is one of tcp(7)
 
     def _shake_hands(self) -> None:
         assert self._session is not None
