@@ -7,6 +7,7 @@ import grp
 import os
 import pwd
 import resource
+from collections.abc import Iterable
 from typing import Protocol
 
 from attrs import frozen
@@ -27,9 +28,9 @@ class Identity:
     gid: int
 
 
-def unprivileged_identity() -> Identity:
+def unprivileged_identity(candidates: Iterable[tuple[str, str]] = _CANDIDATES) -> Identity:
     """Whom a server that was started by root becomes: the first pair that exists."""
-    for user, group in _CANDIDATES:
+    for user, group in candidates:
         try:
             return Identity(user, pwd.getpwnam(user).pw_uid, grp.getgrnam(group).gr_gid)
         except KeyError:

@@ -7,7 +7,7 @@ known, and a client saved and loaded.
 from __future__ import annotations
 
 import socket
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from datetime import timedelta
 
 from attrs import frozen
@@ -61,8 +61,8 @@ class SelfTest:
 def self_tests(priority: str) -> Iterator[SelfTest]:
     """All of them."""
     yield SelfTest(f"TLS with raw public keys (GnuTLS {gnutls.version()})", lambda: _shake_hands(priority))
-    yield SelfTest("durations", _try_durations)
-    yield SelfTest("configuration", _try_configuration)
+    yield SelfTest("durations", lambda: _try_durations(_DURATIONS, _NO_DURATIONS))
+    yield SelfTest("configuration", lambda: _try_configuration(_CLIENTS_CONF))
     yield SelfTest("state", _save_and_load)
 
 
@@ -115,11 +115,11 @@ def _deliver(server: gnutls.Session, client: gnutls.Session) -> None:
         raise SelfTestFailed("what arrives is not what was sent")
 
 
-def _try_durations() -> None:
-    for text, duration in _DURATIONS.items():
+def _try_durations(good: Mapping[str, timedelta], bad: Iterable[str]) -> None:
+    for text, duration in good.items():
         if parse_duration(text) != duration:
             raise SelfTestFailed(f"{text!r} is read as {parse_duration(text)}")
-    for text in _NO_DURATIONS:
+    for text in bad:
         try:
             parse_duration(text)
         except DurationError:
@@ -127,8 +127,8 @@ def _try_durations() -> None:
         raise SelfTestFailed(f"{text!r} is taken for a duration")
 
 
-def _try_configuration() -> None:
-    clients = parse_clients_conf([Document.decode("clients.conf", _CLIENTS_CONF)], _no_secfile)
+def _try_configuration(content: bytes) -> None:
+    clients = parse_clients_conf([Document.decode("clients.conf", content)], _no_secfile)
     if clients.complaints:
         raise SelfTestFailed(str(clients.complaints[0]))
     (definition,) = clients.definitions

@@ -63,6 +63,9 @@ class PrivilegesTests(SynchronousTestCase):
         if identity.name != "65534":
             self.assertEqual(pwd.getpwnam(identity.name).pw_uid, identity.uid)
 
+    def test_where_nobody_exists_it_becomes_a_number(self) -> None:
+        self.assertEqual(Identity("65534", 65534, 65534), unprivileged_identity([("no such user", "nor group")]))
+
     def test_the_service_sheds_root_and_says_who_it_is(self) -> None:
         log = Log()
         log.listen(self)

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+from datetime import timedelta
+
 from twisted.trial.unittest import SynchronousTestCase
 
+from mandos_tx import selftest
 from mandos_tx.selftest import SelfTest, SelfTestFailed, run, self_tests
 from mandos_tx.wire.gnutls import DEFAULT_PRIORITY
 
@@ -29,6 +32,21 @@ class SelfTestTests(SynchronousTestCase):
         tests = [SelfTest("one", fail), SelfTest("two", fail_without_words), SelfTest("three", lambda: None)]
         self.assertFalse(run(iter(tests), self.lines.append))
         self.assertEqual(["one: FAILED: it does not work", "two: FAILED: ZeroDivisionError", "three: ok"], self.lines)
+
+    def test_a_duration_that_is_read_wrongly_is_found_out(self) -> None:
+        for good, bad in (({"PT1S": timedelta(seconds=2)}, ()), ({}, ("PT1S",))):
+            with self.assertRaisesRegex(SelfTestFailed, "'PT1S' is "):
+                selftest._try_durations(good, bad)
+
+    def test_a_configuration_that_is_read_wrongly_is_found_out(self) -> None:
+        client = b"[one]\nkey_id = " + b"a" * 64 + b"\n"
+        for content, problem in (
+            (b"nonsense\n", "clients.conf:1"),
+            (client + b"secret = c2Vj\n", "not read as it is written"),
+            (client + b"secfile = /dev/null\n", "there is no secfile"),
+        ):
+            with self.assertRaisesRegex(SelfTestFailed, problem):
+                selftest._try_configuration(content)
 
     def test_a_priority_string_without_raw_keys_is_found_out(self) -> None:
         for priority in ("NORMAL", "NONSENSE"):

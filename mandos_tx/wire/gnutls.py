@@ -49,15 +49,15 @@ class ConnectionEnded(Exception):
     """The peer closed the connection without saying so in TLS."""
 
 
-def load() -> Any:
+def load(name: str = LIBRARY, oldest: str = OLDEST) -> Any:
     """Load the library, or raise OSError with a sentence."""
     try:
         # never unloaded: at the interpreter's end it must outlive the objects that have to be freed by it
-        library = ffi.dlopen(LIBRARY, ffi.RTLD_NOW | ffi.RTLD_NODELETE)
+        library = ffi.dlopen(name, ffi.RTLD_NOW | ffi.RTLD_NODELETE)
     except OSError as error:
-        raise OSError(f"GnuTLS ({LIBRARY}, Debian package libgnutls30) cannot be loaded: {error}") from None
-    if library.gnutls_check_version(OLDEST.encode()) == ffi.NULL:
-        raise OSError(f"GnuTLS {OLDEST} or later is needed for raw public keys, this is {_version(library)}")
+        raise OSError(f"GnuTLS ({name}, Debian package libgnutls30) cannot be loaded: {error}") from None
+    if library.gnutls_check_version(oldest.encode()) == ffi.NULL:
+        raise OSError(f"GnuTLS {oldest} or later is needed for raw public keys, this is {_version(library)}")
     return library
 
 

@@ -28,6 +28,12 @@ class LibraryTests(SynchronousTestCase):
     def test_it_is_new_enough(self) -> None:
         self.assertGreaterEqual(tuple(map(int, gnutls.version().split("."))), (3, 6, 6))
 
+    def test_without_it_or_with_an_old_one_there_is_a_sentence(self) -> None:
+        with self.assertRaisesRegex(OSError, r"\(libnosuch\.so\.9, Debian package libgnutls30\) cannot be loaded: "):
+            gnutls.load("libnosuch.so.9")
+        with self.assertRaisesRegex(OSError, r"GnuTLS 99\.0\.0 or later is needed for raw public keys, this is 3\."):
+            gnutls.load(oldest="99.0.0")
+
     def test_the_interface_is_the_one_in_the_source(self) -> None:
         path = Path(self.mktemp())
         with redirect_stdout(StringIO()):

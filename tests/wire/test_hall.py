@@ -10,7 +10,7 @@ from twisted.python.failure import Failure
 from twisted.trial.unittest import SynchronousTestCase
 
 from mandos_tx.interfaces import Grant, Refused
-from mandos_tx.wire.hall import CLOSING, GREETING, MOST_CLOSING, SENDING, STALLED, TICK, Hall, Limits
+from mandos_tx.wire.hall import CLOSING, CROWD, GREETING, MOST_CLOSING, SENDING, STALLED, TICK, Hall, Limits
 from mandos_tx.wire.transport import Connection
 from tests.wire.peers import LINE, Court
 
@@ -189,6 +189,15 @@ class RoomTests(SynchronousTestCase):
 
 def refuse() -> Grant:
     raise Refused(None)
+
+    def test_when_a_crowd_has_gone_its_memory_is_not_kept(self) -> None:
+        court = Court(self, Limits(per_source=CROWD))
+        crowd = [court.connect()[0] for _ in range(CROWD)]
+        court.pass_time(TICK)
+        for connection in crowd[1:]:
+            connection.abort()
+        court.pass_time(TICK)
+        self.assertEqual(1, len(court.hall))
 
 
 class EndTests(SynchronousTestCase):
