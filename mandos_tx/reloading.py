@@ -47,13 +47,19 @@ class Reloading(Service):
         self._previous: Any = None
         self._reading: Deferred[Configuration] | None = None
 
+    def privilegedStartService(self) -> None:
+        """From now on SIGHUP is not the end; one that comes while the server starts is obeyed when it is up."""
+        self._previous = signal.signal(signal.SIGHUP, lambda number, frame: self._reactor.callFromThread(self.hang_up))
+
     def startService(self) -> None:
         super().startService()
-        self._previous = signal.signal(signal.SIGHUP, lambda number, frame: self._reactor.callFromThread(self.hang_up))
+        if self._previous is None:
+            self.privilegedStartService()
 
     def stopService(self) -> None:
         super().stopService()
         signal.signal(signal.SIGHUP, self._previous)
+        self._previous = None
         if self._reading is not None:
             self._reading.cancel()
 

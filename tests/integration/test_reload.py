@@ -67,6 +67,12 @@ class Reload(ServerTestCase):
         self.reload(server, self.desktop.section(checker=":"))
         self.assertEqual(set(server.clients()), {"desktop"})
 
+    def test_server_that_is_told_while_it_starts_obeys_when_it_is_up(self) -> None:
+        server = self.controlled_server(self.laptop.section(checker=":"), wait=False)
+        server.wait_for("Running as" if os.geteuid() == 0 else "Listening", 20)
+        self.reload(server, self.laptop.section(checker=":"), self.desktop.section(checker=":"))
+        self.assertEqual(set(server.clients()), {"laptop", "desktop"})
+
     def test_disabled_client_stays_disabled(self) -> None:
         server = self.start(self.laptop.section(checker=":"))
         server.change("laptop", "Disable")
