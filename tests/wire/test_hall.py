@@ -186,10 +186,6 @@ class RoomTests(SynchronousTestCase):
             ended.append(connection)
         self.assertEqual({"gone"}, {connection.stage for connection in ended[:-1]})
 
-
-def refuse() -> Grant:
-    raise Refused(None)
-
     def test_when_a_crowd_has_gone_its_memory_is_not_kept(self) -> None:
         court = Court(self, Limits(per_source=CROWD))
         crowd = [court.connect()[0] for _ in range(CROWD)]
@@ -198,6 +194,10 @@ def refuse() -> Grant:
             connection.abort()
         court.pass_time(TICK)
         self.assertEqual(1, len(court.hall))
+
+
+def refuse() -> Grant:
+    raise Refused(None)
 
 
 class EndTests(SynchronousTestCase):
