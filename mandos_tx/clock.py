@@ -10,6 +10,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
+from functools import partial
 from pathlib import Path
 from typing import Protocol
 
@@ -26,9 +27,8 @@ class TimeLine:
     epoch: datetime
 
 
-def boot_time() -> float:
-    """Seconds since boot, suspends included."""
-    return time.clock_gettime(time.CLOCK_BOOTTIME)
+boot_time: Callable[[], float] = partial(time.clock_gettime, time.CLOCK_BOOTTIME)
+"""Seconds since boot, suspends included. The reactor asks several times in each of its turns."""
 
 
 def wall_time() -> datetime:

@@ -94,7 +94,10 @@ class Logbook:
                 why = _by(change.by) if fact.by_administrator else ": it is no longer configured"
                 self._log.info("Client {client} removed{why}", client=name, why=why, audit=True)
             case ClientAdded():
-                self._log.debug("Client {client} is new", client=name)
+                if change.by:
+                    self._log.info("Client {client} added{by}", client=name, by=_by(change.by), audit=True)
+                else:
+                    self._log.debug("Client {client} is new", client=name)
             case ClientRestored():
                 self._restored(name, fact)
             case NeedApproval():

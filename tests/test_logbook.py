@@ -79,7 +79,7 @@ class LogbookTests(SynchronousTestCase):
             ClientEnabled(): (LogLevel.info, "Client client1 enabled by root", True),
             ClientRemoved(True): (LogLevel.info, "Client client1 removed by root", True),
             ClientRemoved(False): (LogLevel.info, "Client client1 removed: it is no longer configured", True),
-            ClientAdded(): (LogLevel.debug, "Client client1 is new", False),
+            ClientAdded(): (LogLevel.info, "Client client1 added by root", True),
             ClientRestored(False): (LogLevel.debug, "Client client1 is back as it was saved", False),
             ClientRestored(True): (
                 LogLevel.warn,
@@ -103,6 +103,7 @@ class LogbookTests(SynchronousTestCase):
 
     def test_without_an_author_there_is_none(self) -> None:
         self.assertEqual("Client client1 enabled", self.said(ClientEnabled())[1])
+        self.assertEqual((LogLevel.debug, "Client client1 is new", False), self.said(ClientAdded()))
 
     def test_an_expiry_tells_what_an_administrator_needs_to_know(self) -> None:
         self.assertEqual(

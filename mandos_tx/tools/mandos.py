@@ -25,6 +25,7 @@ UMASK = 0o077
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the server; the result is the exit status."""
+    _occupy_standard_descriptors()
     options = Options()
     options.parseOptions(arguments)
     guard_memory()
@@ -88,6 +89,13 @@ def _write(pid_file: PIDFile) -> None:
         give_up(EX_FAILURE, [str(error)])
     except OSError as error:
         print(f"mandos: {pid_file.path}: {error.strerror}; going on without a PID file", file=sys.stderr)
+
+
+def _occupy_standard_descriptors() -> None:
+    """Let nothing of ours be taken for standard input, output or error, should they be closed."""
+    while (descriptor := os.open(os.devnull, os.O_RDWR)) <= 2:
+        os.set_inheritable(descriptor, True)
+    os.close(descriptor)
 
 
 def _leave_terminal(started: int) -> None:
