@@ -98,7 +98,7 @@ class Kernel:
         with suppress(OSError):
             for task in os.listdir("/proc/self/task"):
                 with suppress(OSError):
-                    children.update(map(int, Path(f"/proc/self/task/{task}/children").read_text("ascii").split()))
+                    children.update(map(int, Path(f"/proc/self/task/{task}/children").read_bytes().split()))
         return children
 
 
