@@ -169,11 +169,13 @@ class SyslogSink:
         now = self._seconds()
         if now < self._not_before:
             return None
-        sock = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM | socket.SOCK_NONBLOCK)
+        sock = None
         try:
+            sock = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM | socket.SOCK_NONBLOCK)
             sock.connect(self._path)
-        except OSError:
-            sock.close()
+        except OSError:  # there may be no descriptor left, or no daemon
+            if sock is not None:
+                sock.close()
             self._not_before = now + SYSLOG_RETRY
             return None
         self._socket = sock

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import re
+import resource
 import socket
 import time
 from typing import Any
@@ -124,6 +125,18 @@ class SyslogTests(SynchronousTestCase):
                 heard.append(daemon.recv(1 << 16).decode("utf-8"))
             except BlockingIOError:
                 return heard
+
+    def test_without_a_descriptor_to_spare_lines_are_lost_and_nothing_else(self) -> None:
+        daemon = self.daemon()
+        soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+        resource.setrlimit(resource.RLIMIT_NOFILE, (0, hard))
+        try:
+            self.write("lost")
+        finally:
+            resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+        self.now += 2
+        self.write("here")
+        self.assertEqual(2, len(self.heard(daemon)))
 
     def test_a_line_looks_like_the_originals_facility_daemon_and_its_level(self) -> None:
         daemon = self.daemon()

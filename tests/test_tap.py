@@ -19,6 +19,7 @@ from twisted.trial.unittest import SynchronousTestCase
 
 from mandos_tx import logs, tap
 from mandos_tx.clock import Clock, fresh_time_line
+from mandos_tx.logs import Logging
 from mandos_tx.sequence import Sequence
 from mandos_tx.settings import Options
 from mandos_tx.startup import EX_CONFIG, EX_FAILURE, EX_NOPERM, Prepared, prepare
@@ -65,9 +66,12 @@ class TapTestCase(SynchronousTestCase):
     def assemble(self, *arguments: str, uid: int = 1000, **options: Any) -> Sequence:
         system = PretendedSystem(uid)
         clock = Clock(fresh_time_line())
-        return tap.assemble(
+        server = tap.assemble(
             self.reactor, clock, self.prepared(*arguments), {}, descriptors=1000, system=system, **options
         )
+        # also where a start fails half way: no other test shall be logged by this one's server
+        self.addCleanup(next(service for service in server if isinstance(service, Logging)).stopService)
+        return server
 
     def start(self, *arguments: str, **options: Any) -> Sequence:
         server = self.assemble(*arguments, **options)
