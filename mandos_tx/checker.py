@@ -160,6 +160,10 @@ class CheckerService(Service):
         """Whether a check is wanted when it has gone."""
         self._command = ""
 
+    @property
+    def stopping(self) -> bool:
+        return self._stopping
+
     def startService(self) -> None:
         super().startService()
         client = self._registry.clients[self._name]
@@ -297,6 +301,8 @@ class Checkers(MultiService):
         self._places = Places(reactor, max_checkers)
         self._make = lambda name: CheckerService(name, reactor, registry, self._places, commands, expand, want_output)
         self._checkers: dict[str, CheckerService] = {}
+        self._leaving: dict[str, CheckerService] = {}
+        """Those whose client is gone, but whose check is not yet: a client that comes back must not have two."""
         self._forget: Callable[[], None] = registry.observe(self._observe)
 
     def startService(self) -> None:
@@ -316,7 +322,7 @@ class Checkers(MultiService):
 
     def _add(self, name: str) -> None:
         if name not in self._checkers:
-            checker = self._checkers[name] = self._make(name)
+            checker = self._checkers[name] = self._leaving.pop(name, None) or self._make(name)
             checker.setServiceParent(self)
 
     def _observe(self, change: Change) -> None:
@@ -334,6 +340,8 @@ class Checkers(MultiService):
             checker = self._checkers.pop(before.name, None)
             if checker is not None:
                 checker.disownServiceParent()
+                self._leaving[before.name] = checker
+                self._leaving = {name: left for name, left in self._leaving.items() if left.stopping}
 
 
 def _concerns_checker(before: Client, after: Client, change: Change) -> bool:

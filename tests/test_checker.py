@@ -253,6 +253,18 @@ class ScheduleTests(CheckerTestCase):
         self.commands.end(run)
         self.assertEqual([], self.commands.running)
 
+    def test_a_client_that_comes_back_waits_for_its_last_check_to_die(self) -> None:
+        name = self.client()
+        self.start()
+        self.commands.slow_to_stop = True
+        self.registry.remove(name, by_administrator=True)
+        self.client()
+        self.machine.pass_time(1)
+        [run] = self.commands.running
+        self.assertEqual(1, len(self.commands.started))
+        self.commands.end(run)
+        self.assertEqual(2, len(self.commands.started))
+
     def test_a_check_that_is_stopped_says_nothing(self) -> None:
         name = self.client()
         self.start()

@@ -7,6 +7,7 @@ import os
 import re
 import resource
 import socket
+import tempfile
 import time
 from typing import Any
 
@@ -105,7 +106,9 @@ class ThresholdTests(SynchronousTestCase):
 
 class SyslogTests(SynchronousTestCase):
     def setUp(self) -> None:
-        self.path = os.path.abspath(self.mktemp())
+        directory = tempfile.TemporaryDirectory()  # Trial's own may be too deep for a socket (unix(7))
+        self.addCleanup(directory.cleanup)
+        self.path = os.path.join(directory.name, "log")
         self.now = 100.0
         self.sink = SyslogSink(self.path, lambda: self.now)
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import signal
 import socket
+import tempfile
 
 from twisted.internet.defer import CancelledError
 from twisted.logger import LogLevel
@@ -35,7 +36,9 @@ class ReloadingTests(SynchronousTestCase):
         roster = Roster(self.registry, keeper, clock)
         self.manager = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM | socket.SOCK_NONBLOCK)
         self.addCleanup(self.manager.close)
-        path = os.path.abspath(self.mktemp())
+        directory = tempfile.TemporaryDirectory()  # Trial's own may be too deep for a socket (unix(7))
+        self.addCleanup(directory.cleanup)
+        path = os.path.join(directory.name, "notify")
         self.manager.bind(path)
         self.thread = SlowThread()
         self.found: Configuration | Exception = Configuration((definition_of(1),), ())

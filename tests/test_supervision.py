@@ -5,6 +5,7 @@ from __future__ import annotations
 import gc
 import os
 import socket
+import tempfile
 
 from twisted.internet.task import Clock
 from twisted.trial.unittest import SynchronousTestCase
@@ -15,7 +16,9 @@ from mandos_tx.supervision import Readiness, Supervision
 class SupervisionTests(SynchronousTestCase):
     def setUp(self) -> None:
         self.reactor = Clock()
-        self.path = os.path.abspath(self.mktemp())
+        directory = tempfile.TemporaryDirectory()  # Trial's own may be too deep for a socket (unix(7))
+        self.addCleanup(directory.cleanup)
+        self.path = os.path.join(directory.name, "notify")
         self.manager = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM | socket.SOCK_NONBLOCK)
         self.addCleanup(self.manager.close)
         self.manager.bind(self.path)
