@@ -322,7 +322,8 @@ class Checkers(MultiService):
 
     def _add(self, name: str) -> None:
         if name not in self._checkers:
-            checker = self._checkers[name] = self._leaving.pop(name, None) or self._make(name)
+            checker = self._leaving.pop(name) if name in self._leaving else self._make(name)
+            self._checkers[name] = checker
             checker.setServiceParent(self)
 
     def _observe(self, change: Change) -> None:
