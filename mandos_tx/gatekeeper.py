@@ -19,6 +19,7 @@ from mandos_tx.core.approval import Wait, decide
 from mandos_tx.core.client import Client, KeyID
 from mandos_tx.core.happenings import (
     Change,
+    DeliveryAbandoned,
     PetitionDecided,
     Petitioned,
     PetitionRefused,
@@ -61,7 +62,7 @@ class OpenGrant:
         self._gatekeeper.grant_used(self._name, self, self._address)
 
     def abandoned(self) -> None:
-        self._gatekeeper.grant_ended(self._name, self)
+        self._gatekeeper.grant_abandoned(self._name, self, self._address)
 
 
 @define(eq=False)
@@ -105,11 +106,16 @@ class Gatekeeper:
         self._grants.setdefault(name, {})[grant] = None
 
     def grant_used(self, name: str, grant: OpenGrant, address: str) -> None:
-        self.grant_ended(name, grant)
+        self._forget_grant(name, grant)
         with suppress(NoSuchClient):
             self._registry.tell(name, SecretDelivered(address))
 
-    def grant_ended(self, name: str, grant: OpenGrant) -> None:
+    def grant_abandoned(self, name: str, grant: OpenGrant, address: str) -> None:
+        self._forget_grant(name, grant)
+        with suppress(NoSuchClient):
+            self._registry.tell(name, DeliveryAbandoned(address))
+
+    def _forget_grant(self, name: str, grant: OpenGrant) -> None:
         grants = self._grants.get(name)
         if grants is not None:
             grants.pop(grant, None)

@@ -25,6 +25,7 @@ from mandos_tx.core.happenings import (
     ClientNotFound,
     ClientRemoved,
     ClientRestored,
+    DeliveryBrokeOff,
     Fact,
     GotSecret,
     NeedApproval,
@@ -41,8 +42,8 @@ class Logbook:
     """Writes down what happens to clients."""
 
     _clock: Clock
-    _strangers: Throttle
-    """For what peers without a client's trust can cause as often as they like."""
+    _refusals: Throttle
+    """Peers can be refused as often as they like; but strangers must not keep a client's refusals out of the log."""
     _wants: Callable[[object], bool]
     """Whether a log level is wanted at all; facts of every check are not worded in vain."""
     _log: Logger = field(factory=Logger)
@@ -68,8 +69,15 @@ class Logbook:
                     self._log.info(
                         "Client {client}: checker {outcome}", client=name, outcome=describe_outcome(fact.outcome)
                     )
+            case DeliveryBrokeOff():
+                self._log.warn(
+                    "Client {client} at {address} went away, or was cut off, before it had all of its secret",
+                    client=name,
+                    address=fact.address,
+                    audit=True,
+                )
             case Rejected():
-                if self._strangers.admits():
+                if self._refusals.admits(name):
                     self._log.warn(
                         "Client {client} at {address} was refused its secret: {reason}",
                         client=name,
@@ -78,7 +86,7 @@ class Logbook:
                         audit=True,
                     )
             case ClientNotFound():
-                if self._strangers.admits():
+                if self._refusals.admits():
                     self._log.warn(
                         "Refused {address}: no client has the key ID {key_id}",
                         address=fact.address,

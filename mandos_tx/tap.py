@@ -62,6 +62,9 @@ __all__ = ["FrontEnd", "Parts", "assemble", "makeService"]
 SPARE_DESCRIPTORS = 128
 """What the server needs besides connections that have proven nothing: deliveries, checkers, files."""
 
+MOST_CLOSING = 256
+"""Connections that we have ended and that wait for the peer's end, if there are descriptors enough."""
+
 
 @frozen
 class Parts:
@@ -106,10 +109,11 @@ def assemble(
     """Put the services together. Nothing happens before they are started."""
     settings = prepared.settings
     owner = unprivileged_identity() if is_root(system) else None
-    strangers = Throttle(reactor, "refusals and failures of peers")
+    refusals = Throttle(reactor, "refusals")
+    failures = Throttle(reactor, "failures of peers")
     background = Background(reactor, "state")
     registry = Registry(reactor, clock)
-    logbook = Logbook(clock, strangers, logs.threshold.wants)
+    logbook = Logbook(clock, refusals, logs.threshold.wants)
     registry.observe(logbook.observe)
     keeper = Keeper(
         registry, SqliteStore(StateDirectory(settings.statedir, settings.strict_modes)), clock, reactor, background
@@ -141,7 +145,8 @@ def assemble(
     services: list[IService] = [
         logs.Logging(_sinks(settings), settings.debuglevel, (*prepared.configuration.warnings, *_not_yet(settings))),
         StateHome(settings.statedir, owner),
-        strangers,
+        refusals,
+        failures,
         source,
         PrivilegeShedding(system),
         Restoring(
@@ -155,7 +160,7 @@ def assemble(
             required=settings.state_required,
         ),
         *audit_services,
-        _together(checkers, _key_server(reactor, prepared, gatekeeper, strangers, environment, descriptors)),
+        _together(checkers, _key_server(reactor, prepared, gatekeeper, failures, environment, descriptors)),
         *(front_end(parts) for front_end in front_ends),
         reloading,
         supervision,
@@ -170,15 +175,18 @@ def _key_server(
     reactor: Any,
     prepared: Prepared,
     gatekeeper: Gatekeeper,
-    strangers: Throttle,
+    failures: Throttle,
     environment: Mapping[str, str],
     descriptors: int,
 ) -> KeyServer:
     settings = prepared.settings
+    closing = min(MOST_CLOSING, descriptors // 8)
+    room = max(descriptors - SPARE_DESCRIPTORS - closing, descriptors // 4)
     limits = Limits(
         handshake=settings.handshake_timeout.total_seconds(),
-        unauthenticated=max(min(settings.max_unauthenticated, descriptors - SPARE_DESCRIPTORS), SPARE_DESCRIPTORS // 2),
+        unauthenticated=min(settings.max_unauthenticated, room),
         per_source=settings.max_unauthenticated_per_source,
+        closing=closing,
     )
 
     def open_listener() -> socket.socket:
@@ -194,8 +202,8 @@ def _key_server(
         except CannotListen as error:
             give_up(_status_of(error), [str(error)])
 
-    hall = Hall(reactor, limits, strangers)
-    return KeyServer(reactor, open_listener, KeyServerFactory(gatekeeper, strangers), hall, prepared.context)
+    hall = Hall(reactor, limits, failures)
+    return KeyServer(reactor, open_listener, KeyServerFactory(gatekeeper, failures), hall, prepared.context)
 
 
 def _audit(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from typing import Any
 
 from twisted.application.service import Service
@@ -13,7 +14,7 @@ PERIOD = 60.0
 
 
 class Throttle(Service):
-    """Admits at most ``BURST`` lines in a period of ``PERIOD`` seconds; at its end it says how many it kept back."""
+    """Admits at most ``BURST`` lines about each subject in ``PERIOD`` seconds; then says how many it kept back."""
 
     _log = Logger()
 
@@ -23,16 +24,16 @@ class Throttle(Service):
         """What the lines are about, as in "12 more ... in the last 60 seconds"."""
         self._since = 0.0
         self._period: IDelayedCall | None = None
-        self._admitted = 0
+        self._admitted: Counter[str] = Counter()
         self._kept_back = 0
 
-    def admits(self) -> bool:
-        """Whether one more line may be written."""
+    def admits(self, subject: str = "") -> bool:
+        """Whether one more line may be written; subjects are as many as we allow, not as strangers like."""
         if self._period is None:
             self._since = self._reactor.seconds()
             self._period = self._reactor.callLater(PERIOD, self._end)
-        if self._admitted < BURST:
-            self._admitted += 1
+        if self._admitted[subject] < BURST:
+            self._admitted[subject] += 1
             return True
         self._kept_back += 1
         return False
@@ -52,4 +53,5 @@ class Throttle(Service):
                 what=self._what,
                 period=self._reactor.seconds() - self._since,
             )
-        self._admitted = self._kept_back = 0
+        self._admitted.clear()
+        self._kept_back = 0

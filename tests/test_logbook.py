@@ -24,6 +24,7 @@ from mandos_tx.core.happenings import (
     ClientNotFound,
     ClientRemoved,
     ClientRestored,
+    DeliveryBrokeOff,
     Fact,
     GotSecret,
     NeedApproval,
@@ -132,9 +133,25 @@ class LogbookTests(SynchronousTestCase):
         self.assertEqual([], self.log.events)
 
     def test_what_strangers_can_cause_is_written_a_few_times(self) -> None:
-        for _ in range(BURST):
-            self.observe(Rejected(Refusal.DISABLED, "192.0.2.1"), ClientNotFound(key_id(7), "192.0.2.1"))
+        for _ in range(BURST + 5):
+            self.observe(ClientNotFound(key_id(7), "192.0.2.1"))
         self.assertEqual(BURST, len(self.log.events))
+
+    def test_but_it_does_not_keep_a_clients_own_refusals_out(self) -> None:
+        for _ in range(BURST + 5):
+            self.observe(ClientNotFound(key_id(7), "192.0.2.1"))
+            self.observe(Rejected(Refusal.DISABLED, "192.0.2.1"))
+        self.assertEqual(2 * BURST, len(self.log.events))
+
+    def test_a_delivery_that_broke_off_is_told(self) -> None:
+        self.assertEqual(
+            (
+                LogLevel.warn,
+                "Client client1 at 192.0.2.1 went away, or was cut off, before it had all of its secret",
+                True,
+            ),
+            self.said(DeliveryBrokeOff("192.0.2.1")),
+        )
 
     def test_changed_settings_are_named_without_their_values(self) -> None:
         after = evolve(self.client, settings=evolve(self.client.settings, secret=b"other", host="h"))

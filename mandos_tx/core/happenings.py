@@ -102,6 +102,13 @@ class SecretDelivered:
 
 
 @frozen
+class DeliveryAbandoned:
+    """A connection ended while the secret was on its way."""
+
+    address: str
+
+
+@frozen
 class Reconfigured:
     """The client's settings are replaced; ``definition`` too if its source has changed."""
 
@@ -129,6 +136,7 @@ Event: TypeAlias = (
     | Ruled
     | PetitionRefused
     | SecretDelivered
+    | DeliveryAbandoned
     | Reconfigured
     | TimePassed
 )
@@ -234,6 +242,13 @@ class GotSecret:
 
 
 @frozen
+class DeliveryBrokeOff:
+    """Some of the secret may have been received, but not all of it."""
+
+    address: str
+
+
+@frozen
 class ClientNotFound:
     """Somebody proved a key that no client has; the only fact that belongs to no client."""
 
@@ -255,6 +270,7 @@ Fact: TypeAlias = (
     | PetitionDecided
     | Rejected
     | GotSecret
+    | DeliveryBrokeOff
     | ClientNotFound
 )
 

@@ -38,6 +38,8 @@ from mandos_tx.core.happenings import (
     CheckWanted,
     ClientDisabled,
     ClientEnabled,
+    DeliveryAbandoned,
+    DeliveryBrokeOff,
     Disable,
     Enable,
     Event,
@@ -132,6 +134,8 @@ def _apply(client: Client, event: Event, now: datetime) -> Outcome:
             return approval.rule(client, event.approve, now)
         case PetitionRefused():
             return client, (Rejected(event.reason, event.address),)
+        case DeliveryAbandoned():
+            return client, (DeliveryBrokeOff(event.address),)
         case Reconfigured():
             return _reconfigure(client, event, now)
         case _:

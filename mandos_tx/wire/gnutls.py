@@ -29,6 +29,10 @@ MAX_RECORD = 16384
 """Bytes of content in one TLS record (RFC 8446, 5.1)."""
 
 
+MAX_HANDSHAKE_MESSAGE = 8192
+"""Bytes of one handshake message that are held while it is incomplete: raw public keys are short, attackers are not."""
+
+
 class GnuTLSError(Exception):
     """The library refused or failed; the text is gnutls_strerror(3)'s, with the name of an alert that was received."""
 
@@ -126,6 +130,7 @@ class Context:
         except GnuTLSError:
             _lib.gnutls_deinit(pointer)
             raise
+        _lib.gnutls_handshake_set_max_packet_length(pointer, MAX_HANDSHAKE_MESSAGE)
         _lib.gnutls_transport_set_int2(pointer, descriptor, descriptor)
         return Session(pointer, self)
 

@@ -32,6 +32,7 @@ int gnutls_priority_set(gnutls_session_t session, gnutls_priority_t priority);
 int gnutls_credentials_set(gnutls_session_t session, int type, void *cred);
 void gnutls_transport_set_int2(gnutls_session_t session, int r, int s);
 
+void gnutls_handshake_set_max_packet_length(gnutls_session_t session, size_t max);
 int gnutls_handshake(gnutls_session_t session);
 ssize_t gnutls_record_send(gnutls_session_t session, const void *data, size_t data_size);
 ssize_t gnutls_record_recv(gnutls_session_t session, void *data, size_t data_size);

@@ -43,9 +43,6 @@ TICK = 0.25
 BATCH = 64
 """Connections that get their turn before the reactor's other work does."""
 
-MOST_CLOSING = 256
-"""Connections that may wait for the peer's end until the next tick."""
-
 CROWD = 256
 """Connections that leave behind enough memory to give it back."""
 
@@ -61,6 +58,8 @@ class Limits:
     """Seconds from accept to the end of the handshake."""
     unauthenticated: int = 4096
     per_source: int = 64
+    closing: int = 256
+    """Connections that we have ended, and that wait for the peer to do so too."""
 
 
 @implementer(IReadDescriptor)
@@ -141,7 +140,10 @@ class Hall:
 
     def make_room(self) -> bool:
         """Drop the connection that can best be spared, to get its descriptor; False if there is none."""
-        if self._look_for_ends():
+        closing = len(self._since["closing"])
+        self._look_for_ends()
+        self._leave_oldest(max(closing - 1, 0))
+        if len(self._since["closing"]) < closing:
             return True
         self._seat_the_fresh()
         victim = self._anteroom.make_room()
@@ -172,8 +174,9 @@ class Hall:
                 del self._since["sending"][connection]
             self._epoll.unregister(connection.fd)
             self._since["closing"][connection] = self.now
-            if len(self._since["closing"]) > MOST_CLOSING:
+            if len(self._since["closing"]) > self._limits.closing:
                 self._look_for_ends()
+                self._leave_oldest(self._limits.closing // 2)
 
     def leaving(self, connection: Connection) -> None:
         del self._connections[connection.fd]
@@ -258,13 +261,16 @@ class Hall:
             for callback in callbacks:
                 callback()
 
-    def _look_for_ends(self) -> bool:
-        """Release the connections that the peer has ended as well; whether there was one."""
-        closing = self._since["closing"]
-        before = len(closing)
-        for connection in list(closing):
+    def _look_for_ends(self) -> None:
+        """Release the connections that the peer has ended as well."""
+        for connection in list(self._since["closing"]):
             self._go_on(connection)
-        return len(closing) < before
+
+    def _leave_oldest(self, most: int) -> None:
+        """Wait no longer for the end of the oldest, so that there are ``most`` left; they have all that they get."""
+        closing = self._since["closing"]
+        for connection in list(closing)[: max(len(closing) - most, 0)]:
+            connection.abort()
 
     def _overdue(self, now: float) -> list[Connection]:
         late: list[Connection] = []

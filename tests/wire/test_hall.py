@@ -10,7 +10,7 @@ from twisted.python.failure import Failure
 from twisted.trial.unittest import SynchronousTestCase
 
 from mandos_tx.interfaces import Grant, Refused
-from mandos_tx.wire.hall import CLOSING, CROWD, GREETING, MOST_CLOSING, SENDING, STALLED, TICK, Hall, Limits
+from mandos_tx.wire.hall import CLOSING, CROWD, GREETING, SENDING, STALLED, TICK, Hall, Limits
 from mandos_tx.wire.transport import Connection
 from tests.wire.peers import LINE, Court
 
@@ -176,15 +176,34 @@ class RoomTests(SynchronousTestCase):
         self.assertFalse(court.hall.make_room())
 
     def test_not_many_wait_for_the_end_of_their_peers_unlooked_at(self) -> None:
-        court = Court(self)
+        court = Court(self, Limits(closing=8))
         court.doorman.answer = refuse
         ended = []
-        for _ in range(MOST_CLOSING + 1):
+        for _ in range(9):
             connection, peer = court.peer()
             court.serve(peer)
             peer.close()
             ended.append(connection)
         self.assertEqual({"gone"}, {connection.stage for connection in ended[:-1]})
+
+    def test_who_never_ends_is_left_when_too_many_do_so(self) -> None:
+        court = Court(self, Limits(closing=8))
+        court.doorman.answer = refuse
+        refused = []
+        for _ in range(9):
+            connection, peer = court.peer()
+            court.serve(peer)
+            refused.append(connection)
+        self.assertEqual(["gone"] * 5 + ["closing"] * 4, [connection.stage for connection in refused])
+
+    def test_who_only_lacks_its_peers_end_makes_room_first(self) -> None:
+        court = Court(self)
+        court.doorman.answer = refuse
+        connection, peer = court.peer()
+        court.serve(peer)
+        waiting, _ = court.connect()
+        self.assertTrue(court.hall.make_room())
+        self.assertEqual(("greeting", "gone"), (waiting.stage, connection.stage))
 
     def test_when_a_crowd_has_gone_its_memory_is_not_kept(self) -> None:
         court = Court(self, Limits(per_source=CROWD))
