@@ -34,16 +34,13 @@ class AuditFile:
     _torn: bool = field(init=False, default=False)
     """Whether the last line was not written to its end."""
 
-    def open(self, owner: tuple[int, int] | None = None) -> None:
-        """Open the file, or make it: readable by ``owner`` (user and group ID, as chown(2)) alone.
-
-        Raises AuditUnusable.
-        """
-        self._descriptor = self._open(owner)
+    def open(self) -> None:
+        """Open the file, or make it: readable by us alone. Raises AuditUnusable."""
+        self._descriptor = self._open()
 
     def reopen(self) -> None:
         """Change over to the file that has the name now; if that fails, the old one stays. Raises AuditUnusable."""
-        fresh = self._open(None)
+        fresh = self._open()
         self.close()
         self._descriptor = fresh
         self._torn = False
@@ -85,18 +82,19 @@ class AuditFile:
         generations = (_generation(line) for line in reversed(lines))
         return next((generation for generation in generations if generation is not None), None)
 
-    def _open(self, owner: tuple[int, int] | None) -> int:
+    def _open(self) -> int:
         try:
             try:
                 descriptor = os.open(self.path, _FLAGS | os.O_CREAT | os.O_EXCL, 0o600)
-                if owner is not None:
-                    os.fchown(descriptor, *owner)
             except FileExistsError:
                 # Without O_NONBLOCK a pipe that nobody reads would hold us up.
                 descriptor = os.open(self.path, _FLAGS | os.O_NONBLOCK)
                 os.set_blocking(descriptor, True)
         except OSError as e:
-            raise AuditUnusable(f"{self.path}: {e.strerror}; make it a file that the server may append to") from e
+            raise AuditUnusable(
+                f"{self.path}: {e.strerror}; the audit log must be a file that user ID {os.geteuid()}, as which the"
+                " server runs, may append to, or make in its directory"
+            ) from e
         status = os.fstat(descriptor)
         if stat.S_ISREG(status.st_mode):
             remedy = None

@@ -1,4 +1,4 @@
-"""The audit's place in the server's life: opened while we are root, begun when the state is known, closed last."""
+"""The audit's place in the server's life: begun when root is shed and the state is known, closed last."""
 
 from __future__ import annotations
 
@@ -9,26 +9,26 @@ from twisted.internet.defer import Deferred
 
 from mandos_tx.audit import Audit
 from mandos_tx.audit_file import AuditFile, AuditUnusable
-from mandos_tx.privileges import Identity
 
 
 class Auditing(Service):
-    """Starts and stops the audit."""
+    """Starts and stops the audit.
 
-    def __init__(self, audit: Audit, file: AuditFile, owner: Identity | None, give_up: Callable[[str], None]) -> None:
+    The file is opened by the user that the server becomes, who must open it again after a rotation; root would need
+    more capabilities than it has to give a file to that user.
+    """
+
+    def __init__(self, audit: Audit, file: AuditFile, give_up: Callable[[str], None]) -> None:
         self._audit = audit
         self._file = file
-        self._owner = owner
         self._give_up = give_up
-
-    def privilegedStartService(self) -> None:
-        try:
-            self._file.open(None if self._owner is None else (self._owner.uid, self._owner.gid))
-        except AuditUnusable as error:
-            self._give_up(str(error))
 
     def startService(self) -> None:
         super().startService()
+        try:
+            self._file.open()
+        except AuditUnusable as error:
+            self._give_up(str(error))
         self._audit.start(self._file.last_generation())
 
     def stopService(self) -> Deferred[None]:

@@ -31,7 +31,6 @@ from mandos_tx.formats.checker_command import expand
 from mandos_tx.gatekeeper import Gatekeeper
 from mandos_tx.logbook import Logbook
 from mandos_tx.privileges import (
-    Identity,
     PrivilegeShedding,
     System,
     guard_memory,
@@ -119,7 +118,7 @@ def assemble(
         registry, SqliteStore(StateDirectory(settings.statedir, settings.strict_modes)), clock, reactor, background
     )
     roster = Roster(registry, keeper, clock)
-    audit, audit_services = _audit(reactor, clock, registry, keeper, settings, owner)
+    audit, audit_services = _audit(reactor, clock, registry, keeper, settings)
     gatekeeper = Gatekeeper(registry, audit)
     supervision = Supervision(reactor, environment)
     source = ConfigurationSource(settings.configdir, strict=settings.strict_modes, need_root=is_root(system))
@@ -207,7 +206,7 @@ def _key_server(
 
 
 def _audit(
-    reactor: Any, clock: Clock, registry: Registry, keeper: Keeper, settings: ServerSettings, owner: Identity | None
+    reactor: Any, clock: Clock, registry: Registry, keeper: Keeper, settings: ServerSettings
 ) -> tuple[Audit | None, list[IService]]:
     """The audit and its service, if there is to be one."""
     if settings.audit_log is None:
@@ -217,7 +216,7 @@ def _audit(
         file, clock, reactor, Background(reactor, "audit"), lambda: keeper.generation, settings.audit_required
     )
     registry.observe(audit.observe)
-    return audit, [Auditing(audit, file, owner, _misconfigured)]
+    return audit, [Auditing(audit, file, _misconfigured)]
 
 
 def _together(*services: IService) -> MultiService:

@@ -51,7 +51,7 @@ MAY_IMPORT: dict[str, str] = {
     "privileged_reader": "formats configuration configuration_files",
     "settings": "formats configuration configuration_files",
     # services that give the others their place in the server's life
-    "auditing": "audit audit_file privileges",
+    "auditing": "audit audit_file",
     "configuration_source": "configuration configuration_files privileged_reader",
     "reloading": "formats background configuration privileged_reader roster supervision",
     "restoring": "core formats interfaces registry roster state",

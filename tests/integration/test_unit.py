@@ -58,7 +58,7 @@ class UnitFile(ServerTestCase):
         status, said = run("systemd-analyze", "security", "--offline=true", threshold, self.unit())
         self.assertEqual(status, 0, said)
 
-    def test_user_and_state_directory_are_what_the_server_expects(self) -> None:
+    def test_user_and_directories_are_what_the_server_expects(self) -> None:
         needs_root("give a directory to another user")
         root = self.directory()
         (root / "etc").mkdir()
@@ -67,9 +67,9 @@ class UnitFile(ServerTestCase):
             status, said = run(program, *create, f"--root={root}", ROOT / "conf" / name / "mandos.conf")
             self.assertEqual(status, 0, said)
         user = next(line for line in (root / "etc/passwd").read_text().splitlines() if line.startswith("_mandos:"))
-        state = (root / "var/lib/mandos").stat()
-        self.assertEqual(state.st_mode & 0o777, 0o700)
-        self.assertEqual(state.st_uid, int(user.split(":")[2]))
+        for path, mode in (("var/lib/mandos", 0o700), ("var/log/mandos", 0o750)):
+            made = (root / path).stat()
+            self.assertEqual((made.st_mode & 0o777, made.st_uid), (mode, int(user.split(":")[2])))
 
 
 def settings(name: str) -> list[str]:
@@ -99,6 +99,15 @@ def allowed_system_calls() -> set[str]:
     return allowed
 
 
+def with_the_units_capabilities() -> list[str]:
+    """A command that starts another with what CapabilityBoundingSet= leaves."""
+    if shutil.which("setpriv") is None:
+        raise SkipTest("setpriv is not installed")
+    names = settings("CapabilityBoundingSet")[0].lower().split()
+    kept = ",".join("+" + name.removeprefix("cap_") for name in names)
+    return ["setpriv", f"--bounding-set=-all,{kept}", "--inh-caps=-all", "--"]
+
+
 class Sandbox(ServerTestCase):
     """What of the sandbox can be tried without systemd."""
 
@@ -126,21 +135,47 @@ class Sandbox(ServerTestCase):
 
     def test_server_delivers_and_fping_checks_with_the_units_capabilities(self) -> None:
         needs_root("become another user")
-        for program in ("setpriv", "fping"):
-            if shutil.which(program) is None:
-                raise SkipTest(f"{program} is not installed")
-        names = settings("CapabilityBoundingSet")[0].lower().split()
-        kept = ",".join("+" + name.removeprefix("cap_") for name in names)
+        if shutil.which("fping") is None:
+            raise SkipTest("fping is not installed")
         keys = self.keys("laptop")
         server = self.server(
             keys.section(host="::1", checker="fping -q -- %%(host)s", interval="PT1S", timeout="PT1M"),
             wrapper=[
                 *(sys.executable, "-c", UNDER_MDWE),
-                *("setpriv", f"--bounding-set=-all,{kept}", "--inh-caps=-all", "--"),
+                *with_the_units_capabilities(),
             ],
         )
         self.assertEqual(self.mandos_client(server, keys).password(), keys.password)
         server.wait_for("laptop.* succeeded")
+
+    def test_audit_log_is_made_and_kept_with_the_units_capabilities(self) -> None:
+        needs_root("become another user")
+        keys = self.keys("laptop")
+        statedir = self.statedir()
+        log = statedir / "audit.log"
+        server = self.server(
+            keys.section(checker=":"),
+            statedir=statedir,
+            arguments=["--audit-log", str(log), "--audit-required"],
+            wrapper=with_the_units_capabilities(),
+        )
+        self.assertEqual(log.stat().st_uid, statedir.stat().st_uid)
+        self.assertEqual(self.mandos_client(server, keys).password(), keys.password)
+        self.assertIn('"released"', log.read_text("ascii"))
+
+    def test_audit_log_where_the_server_may_not_write_is_a_sentence_and_leaves_nothing(self) -> None:
+        needs_root("become another user")
+        log = self.directory() / "audit.log"
+        server = self.server(
+            self.keys("laptop").section(checker=":"),
+            arguments=["--audit-log", str(log)],
+            wrapper=with_the_units_capabilities(),
+            wait=False,
+        )
+        self.assertEqual(server.wait(), 78)
+        server.wait_for(re.escape(f"mandos: {log}: Permission denied; the audit log must be a file that user ID "))
+        self.assertEqual(server.matches("Traceback"), [])
+        self.assertFalse(log.exists())
 
 
 class Notifications(ServerTestCase):
