@@ -14,6 +14,8 @@ from mandos_tx.formats.saved_state import KEY_BYTES
 from mandos_tx.interfaces import StateUnusable, StateUnwritable
 
 KEY_FILE = "state.key"
+COMPANIONS = ("-wal", "-shm", "-journal", "")
+"""What SQLite adds to a file's name for what belongs to it: it must not find what an earlier one has left."""
 
 
 def _absolute(path: str | os.PathLike[str]) -> Path:
@@ -85,8 +87,9 @@ class StateDirectory:
         Raises OSError.
         """
         path = self.path / f"{name}.new"
-        with contextlib.suppress(FileNotFoundError):
-            path.unlink()
+        for companion in COMPANIONS:
+            with contextlib.suppress(FileNotFoundError):
+                path.with_name(path.name + companion).unlink()
         os.close(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600))
         return path
 

@@ -228,6 +228,8 @@ class SqliteStore:
             connection.execute("PRAGMA journal_mode = WAL")
             for number, step in enumerate(self.steps):
                 take_step(connection, number, step)
+            # Closing would do so too, but says nothing if it fails, and the log does not move with the file.
+            self._empty_log(connection)
         self.directory.publish(DATABASE)
         self._known = 0, 0
 
@@ -254,13 +256,17 @@ class SqliteStore:
             raise StateUnwritable(self._replaced)
         if self._in_doubt is not None:
             # After a failed fsync(2) what the log holds may be in memory only; so begin a new one.
-            (busy, _, _) = connection.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchone()
-            if busy:
-                raise StateUnwritable(f"{self.path}: another program uses it")
+            self._empty_log(connection)
         connection.execute("BEGIN IMMEDIATE")
         write_server(connection, server)
         connection.execute("COMMIT")
         self._known = found
+
+    def _empty_log(self, connection: sqlite3.Connection) -> None:
+        """Bring everything into the file itself."""
+        (busy, _, _) = connection.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchone()
+        if busy:
+            raise StateUnwritable(f"{self.path}: another program uses it")
 
     def _disconnect(self) -> None:
         connection, self._connection = self._connection, None

@@ -536,6 +536,31 @@ class UnwritableTests(SqliteTestCase):
         self.assertEqual(saved.documents, {"a": "1"})
         self.assertNotEqual(saved.problem, "")
 
+    def test_a_first_start_on_a_nearly_full_disk_leaves_nothing_that_the_next_one_refuses(self) -> None:
+        for size in range(0, 80_000, 4096):
+            path = self.path / str(size)
+            path.mkdir()
+            self.limit_file_size(size)
+            self.load(path)
+            self.limit_file_size(resource.RLIM_INFINITY)
+            self.assertEqual(self.load(path).problem, "")
+            self.assertEqual({p.name for p in path.iterdir()}, {DATABASE, KEY_FILE})
+
+    def test_a_new_file_appears_only_if_all_of_it_is_in_it(self) -> None:
+        def keep_the_log_in_use(connection: sqlite3.Connection) -> None:
+            reader = sqlite3.connect(self.path / (DATABASE + ".new"), isolation_level=None)
+            self.addCleanup(reader.close)  # keeps it alive
+            reader.execute("BEGIN")
+            reader.execute("SELECT * FROM server")
+
+        store = self.open(steps=(*STEPS, keep_the_log_in_use))
+        self.assertIn("another program", store.load().problem)
+        self.assertFalse(self.file.exists())
+        store.close()
+        self.assertTrue((self.path / (DATABASE + ".new-wal")).stat().st_size)
+        self.assertEqual(self.load().problem, "")
+        self.assertEqual({p.name for p in self.path.iterdir()}, {DATABASE, KEY_FILE})
+
     def test_a_file_that_is_replaced_while_the_server_runs_is_left_alone(self) -> None:
         self.save({"a": "another"})
         another = self.file.read_bytes()
