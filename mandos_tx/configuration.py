@@ -6,14 +6,15 @@ clients.d are read in the order of their names, without those that begin with a 
 
 from __future__ import annotations
 
+import errno
 import os
-from collections.abc import Iterator, Sized
+from collections.abc import Callable, Iterator, Sized
 from typing import Final
 
 from attrs import field, frozen
 
 from mandos_tx import strict_modes
-from mandos_tx.configuration_files import ConfigFile, ConfigFiles
+from mandos_tx.configuration_files import ConfigFiles
 from mandos_tx.core.client import ClientDefinition
 from mandos_tx.formats.clients_conf import SecretFile, parse_clients_conf
 from mandos_tx.formats.complaint import Complaint, ConfigurationError, Fault, one_line
@@ -34,13 +35,16 @@ class Configuration:
     warnings: tuple[Complaint, ...]
 
 
-def load(configdir: str, files: ConfigFiles, *, strict: bool = True) -> Configuration:
+def load(
+    configdir: str, files: ConfigFiles, *, strict: bool = True, refused: Callable[[str], object] = lambda path: None
+) -> Configuration:
     """The clients that this (absolute) directory defines.
 
-    :param strict: whether to refuse files that others may write
+    :param strict: whether to refuse files that others may write; from then on no secfile is read
+    :param refused: is called with the path of each of those files
     :raises ConfigurationError: something is wrong; it has everything that is.
     """
-    reader = _Reader(files, strict)
+    reader = _Reader(files, strict, refused)
     clients = parse_clients_conf(reader.documents(configdir), reader.read_secfile)
     complaints = [*reader.complaints, *clients.complaints]
     warnings = [*reader.warnings, *clients.warnings]
@@ -79,12 +83,16 @@ def _description(definition: ClientDefinition) -> str:
 class _Reader:
     """Reads the files, and looks at who else could have written them."""
 
-    def __init__(self, files: ConfigFiles, strict: bool) -> None:
+    def __init__(self, files: ConfigFiles, strict: bool, refused: Callable[[str], object]) -> None:
         self.complaints: list[Complaint] = []
         self.warnings: list[Complaint] = []
         self._files = files
         self._strict = strict
+        self._refused = refused
         self._trusted = files.trusted
+        self._server_users = files.server_users
+        self._misled = False
+        """Whether a path may be the word of somebody who must not choose what root reads."""
 
     def documents(self, configdir: str) -> Iterator[Document]:
         """clients.conf, empty if there is none, and what is in clients.d."""
@@ -101,6 +109,7 @@ class _Reader:
         if self._strict:
             for fault in strict_modes.access_faults(access, self._trusted):
                 self._complain(directory, fault)
+                self._misled = True
         for name in names:
             if name.endswith(_SUFFIX) and not name.startswith("."):
                 yield self._document(os.path.join(directory, name))
@@ -109,8 +118,13 @@ class _Reader:
         """A secfile; one that is not absolute is looked for beside the file that names it."""
         if not path.startswith(("~", "$")):
             path = os.path.join(os.path.dirname(naming_file), path)
+        if self._misled:
+            raise PermissionError(errno.EPERM, "others may write the configuration")
         found = self._files.read(path)
-        return SecretFile(found.content, tuple(self._faults(found)), tuple(strict_modes.doubts(found)))
+        faults = tuple(strict_modes.secret_faults(found, self._trusted, self._server_users)) if self._strict else ()
+        if faults:
+            self._refused(path)
+        return SecretFile(found.content, faults, tuple(strict_modes.doubts(found)))
 
     def _document(self, path: str, *, missing_is_empty: bool = False) -> Document:
         try:
@@ -122,14 +136,15 @@ class _Reader:
         except OSError as error:
             self._complain(path, _unreadable(error))
             return Document.decode(path, b"")
-        for fault in self._faults(found):
+        faults = tuple(strict_modes.faults(found, self._trusted)) if self._strict else ()
+        for fault in faults:
             self._complain(path, fault)
+        if faults:
+            self._misled = True
+            self._refused(path)
         for doubt in strict_modes.doubts(found):
             self.warnings.append(_complaint(path, doubt))
         return Document.decode(path, found.content)
-
-    def _faults(self, found: ConfigFile) -> Iterator[Fault]:
-        return strict_modes.faults(found, self._trusted) if self._strict else iter(())
 
     def _complain(self, path: str, fault: Fault) -> None:
         self.complaints.append(_complaint(path, fault))

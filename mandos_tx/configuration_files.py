@@ -13,7 +13,7 @@ import stat
 from collections.abc import Callable, Iterator, Mapping
 from typing import Protocol, TypeVar
 
-from attrs import Factory, define, field, frozen
+from attrs import Factory, define, evolve, field, frozen
 
 LARGEST_FILE = 1 << 30
 """Bytes; a clients.conf of 500,000 clients."""
@@ -52,6 +52,10 @@ class ConfigFiles(Protocol):
     def trusted(self) -> frozenset[int]:
         """User IDs whose files can be relied on."""
 
+    @property
+    def server_users(self) -> frozenset[int]:
+        """User IDs that a server has given root up for: of theirs are secfiles at most, which name nothing."""
+
     def read(self, path: str) -> ConfigFile:
         """The file at this absolute path, which may begin with ``~user/`` or ``$VAR/``; raises OSError."""
 
@@ -64,7 +68,11 @@ class LocalFiles:
 
     @property
     def trusted(self) -> frozenset[int]:
-        return frozenset({0, os.geteuid(), *_server_users()})
+        return frozenset({0, os.geteuid()})
+
+    @property
+    def server_users(self) -> frozenset[int]:
+        return frozenset(_server_users())
 
     def read(self, path: str) -> ConfigFile:
         path = os.path.expanduser(os.path.expandvars(path))
@@ -99,14 +107,24 @@ class RecordingFiles:
     def trusted(self) -> frozenset[int]:
         return self.files.trusted
 
+    @property
+    def server_users(self) -> frozenset[int]:
+        return self.files.server_users
+
     def read(self, path: str) -> ConfigFile:
         return _remembered(self.read_files, path, self.files.read)
 
     def directory(self, path: str) -> tuple[Access, tuple[str, ...]]:
         return _remembered(self.directories, path, self.files.directory)
 
+    def withhold(self, path: str) -> None:
+        """Forget what is in a file, but not whose it is."""
+        found = self.read_files[path]
+        assert isinstance(found, ConfigFile)
+        self.read_files[path] = evolve(found, content=b"")
+
     def recorded(self) -> RecordedFiles:
-        return RecordedFiles(self.trusted, self.read_files, self.directories)
+        return RecordedFiles(self.trusted, self.read_files, self.directories, self.server_users)
 
 
 @frozen
@@ -116,6 +134,7 @@ class RecordedFiles:
     trusted: frozenset[int]
     read_files: Mapping[str, ConfigFile | OSError] = Factory(dict)
     directories: Mapping[str, tuple[Access, tuple[str, ...]] | OSError] = Factory(dict)
+    server_users: frozenset[int] = frozenset()
 
     def read(self, path: str) -> ConfigFile:
         return _recalled(self.read_files, path)

@@ -24,7 +24,7 @@ class ConfigurationSource(Service):
         *,
         strict: bool,
         need_root: bool,
-        start_reader: Callable[[str], PrivilegedReader] = privileged_reader.start,
+        start_reader: Callable[[str, bool], PrivilegedReader] = privileged_reader.start,
     ) -> None:
         self._configdir = configdir
         self._strict = strict
@@ -35,7 +35,7 @@ class ConfigurationSource(Service):
     def privilegedStartService(self) -> None:
         if self._need_root:
             try:
-                self._reader = self._start_reader(self._configdir)
+                self._reader = self._start_reader(self._configdir, self._strict)
             except OSError as error:
                 self._log.error(
                     "The process that reads the configuration at a reload cannot be started: {reason}",

@@ -9,7 +9,8 @@ byte, whatever it is, and the answer is everything that loading the configuratio
     length   = 8 OCTET                    ; of the header, most significant first
     header   = JSON
 
-The server parses what it gets as it would have parsed the files.
+The server parses what it gets as it would have parsed the files.  Nor can it choose by writing configuration: the
+child was told at its start whether strict modes apply, and of a file that they refuse it answers all but the content.
 """
 
 from __future__ import annotations
@@ -31,6 +32,7 @@ from mandos_tx.formats.complaint import ConfigurationError
 
 _REQUEST = b"\n"
 _LENGTH_SIZE = 8
+_STRICT, _LENIENT = "strict", "lenient"
 _LONGEST_HEADER = 1 << 28
 _LARGEST_READ = 1 << 20
 
@@ -85,7 +87,7 @@ class PrivilegedReader:
         return bytes(received)
 
 
-def start(configdir: str, spawn: Callable[..., int] = os.posix_spawn) -> PrivilegedReader:
+def start(configdir: str, strict: bool, spawn: Callable[..., int] = os.posix_spawn) -> PrivilegedReader:
     """Start the process as the user that this one is now; to be called while that is root, and after daemonising.
 
     :raises OSError: it cannot be started.
@@ -96,7 +98,10 @@ def start(configdir: str, spawn: Callable[..., int] = os.posix_spawn) -> Privile
         try:
             pid = spawn(
                 sys.executable,
-                [sys.executable, "-P", "-m", "mandos_tx.privileged_reader", os.path.abspath(configdir)],
+                [
+                    *(sys.executable, "-P", "-m", "mandos_tx.privileged_reader"),
+                    *(_STRICT if strict else _LENIENT, os.path.abspath(configdir)),
+                ],
                 environment,
                 file_actions=[
                     (os.POSIX_SPAWN_DUP2, its.fileno(), 0),
@@ -112,12 +117,12 @@ def start(configdir: str, spawn: Callable[..., int] = os.posix_spawn) -> Privile
     return PrivilegedReader(ours, pid)
 
 
-def serve(connection: socket.socket, configdir: str, files: ConfigFiles) -> None:
+def serve(connection: socket.socket, configdir: str, files: ConfigFiles, *, strict: bool) -> None:
     """Answer requests until the socket ends."""
     while connection.recv(1):
         recording = RecordingFiles(files)
         with suppress(ConfigurationError):
-            load(configdir, recording, strict=False)
+            load(configdir, recording, strict=strict, refused=recording.withhold)
         for piece in encode(recording.recorded()):
             connection.sendall(piece)
 
@@ -126,6 +131,7 @@ def encode(recorded: RecordedFiles) -> Iterable[bytes]:
     """The pieces of an answer."""
     header = {
         "trusted": sorted(recorded.trusted),
+        "server_users": sorted(recorded.server_users),
         "files": {path: _file(found) for path, found in recorded.read_files.items()},
         "directories": {path: _directory(found) for path, found in recorded.directories.items()},
     }
@@ -146,6 +152,7 @@ def decode(header: bytes, receive: Callable[[int], bytes]) -> RecordedFiles:
     try:
         return RecordedFiles(
             trusted=frozenset(fields["trusted"]),
+            server_users=frozenset(fields["server_users"]),
             read_files={
                 path: _os_error(found)
                 or ConfigFile(receive(found["size"]), Access(*found["access"]), _accesses(found["directories"]))
@@ -191,9 +198,9 @@ def main(arguments: list[str]) -> None:
     # Signals from the terminal are for the server, whose end ends this process too.
     for number in (signal.SIGINT, signal.SIGHUP):
         signal.signal(number, signal.SIG_IGN)
-    [configdir] = arguments
+    mode, configdir = arguments
     with socket.socket(fileno=0) as connection, suppress(ConnectionError):
-        serve(connection, configdir, LocalFiles())
+        serve(connection, configdir, LocalFiles(), strict=mode != _LENIENT)
 
 
 if __name__ == "__main__":

@@ -25,6 +25,14 @@ def faults(file: ConfigFile, trusted: frozenset[int]) -> Iterator[Fault]:
     yield from access_faults(last, trusted, sticky_is_enough=True)
 
 
+def secret_faults(file: ConfigFile, trusted: frozenset[int], server_users: frozenset[int]) -> Iterator[Fault]:
+    """As ``faults``, of a file that may also be the server's own.
+
+    It must be its own in the directories of its own: a link from there to a file of root's is not root's word.
+    """
+    return faults(file, trusted | server_users if file.access.owner in server_users - trusted else trusted)
+
+
 def access_faults(access: Access, trusted: frozenset[int], *, sticky_is_enough: bool = False) -> Iterator[Fault]:
     """Who could have written there and is not trusted; in a sticky directory only its owner could."""
     if access.owner not in trusted:

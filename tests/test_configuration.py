@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import stat
 
+from attrs import evolve
 from twisted.trial.unittest import SynchronousTestCase
 
 from mandos_tx.configuration import Configuration, describe, load
@@ -38,8 +39,8 @@ def in_memory(
 
 
 class LoadTests(SynchronousTestCase):
-    def load(self, files: dict[str, str | bytes | ConfigFile | OSError], **more: bool) -> Configuration:
-        return load("/etc/mandos", in_memory(files), **more)
+    def load(self, files: dict[str, str | bytes | ConfigFile | OSError], strict: bool = True) -> Configuration:
+        return load("/etc/mandos", in_memory(files), strict=strict)
 
     def complaints(self, files: RecordedFiles) -> list[str]:
         with self.assertRaises(ConfigurationError) as caught:
@@ -99,7 +100,6 @@ class LoadTests(SynchronousTestCase):
                 "clients.d/b.conf": PermissionError(13, "Permission denied"),
                 "clients.d/c.conf": FileNotFoundError(2, "No such file or directory"),
                 "clients.d/d.conf": client("d", 1, "timeout = 5\n"),
-                "s": config_file(b"x", 0o602, "/etc/mandos/s"),
             }
         )
         self.assertEqual(
@@ -108,11 +108,33 @@ class LoadTests(SynchronousTestCase):
                 "/etc/mandos/clients.d/b.conf: cannot be read: Permission denied",
                 "/etc/mandos/clients.d/c.conf: cannot be read: No such file or directory",
                 '/etc/mandos/clients.conf:2: [a] key_id: "x" is not hexadecimal',
-                "/etc/mandos/clients.conf:3: [a] secfile: /etc/mandos/s can be written by others (mode 0602)",
+                "/etc/mandos/clients.conf:3: [a] secfile: s cannot be read: others may write the configuration",
                 "/etc/mandos/clients.d/a.conf:1: text before the first section",
                 '/etc/mandos/clients.d/d.conf:5: [d] timeout: "5" is not a duration',
             ],
             self.complaints(files),
+        )
+
+    def test_a_secfile_that_others_may_write_is_refused(self) -> None:
+        text = f"[a]\nhost = h\nkey_id = {'a' * 64}\nsecfile = s\n"
+        files = in_memory({"clients.conf": text, "s": config_file(b"x", 0o602, "/etc/mandos/s")})
+        self.assertEqual(
+            ["/etc/mandos/clients.conf:4: [a] secfile: /etc/mandos/s can be written by others (mode 0602)"],
+            self.complaints(files),
+        )
+
+    def test_the_servers_user_may_have_secfiles_but_no_configuration(self) -> None:
+        text = f"[a]\nhost = h\nkey_id = {'a' * 64}\nsecfile = s\n"
+        own = ConfigFile(b"x", Access("/etc/mandos/s", stat.S_IFREG | 0o600, 103), (DIRECTORY,))
+        configuration = evolve(in_memory({"clients.conf": text, "s": own}), server_users=frozenset({103}))
+        self.assertEqual(1, len(load("/etc/mandos", configuration).definitions))
+        conf = ConfigFile(text.encode(), Access("/etc/mandos/clients.conf", stat.S_IFREG | 0o600, 103), (DIRECTORY,))
+        self.assertEqual(
+            [
+                "/etc/mandos/clients.conf: /etc/mandos/clients.conf belongs to user ID 103",
+                "/etc/mandos/clients.conf:4: [a] secfile: s cannot be read: others may write the configuration",
+            ],
+            self.complaints(evolve(in_memory({"clients.conf": conf}), server_users=frozenset({103}))),
         )
 
     def test_files_that_cannot_be_read_are_complained_of(self) -> None:

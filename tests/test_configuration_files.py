@@ -97,8 +97,8 @@ class LocalFilesTests(SynchronousTestCase):
         self.assertEqual((self.root, ("a", "b")), (access.path, names))
         self.assertRaises(FileNotFoundError, self.files.directory, os.path.join(self.root, "none"))
 
-    def test_root_and_this_user_are_trusted(self) -> None:
-        self.assertLessEqual({0, os.geteuid()}, self.files.trusted)
+    def test_root_and_this_user_are_trusted_and_nobody_else(self) -> None:
+        self.assertEqual({0, os.geteuid()}, self.files.trusted)
 
 
 class RecordTests(SynchronousTestCase):

@@ -20,13 +20,13 @@ class ConfigurationSourceTests(SynchronousTestCase):
         self.directory = Path(self.mktemp()).absolute()
         self.directory.mkdir()
         (self.directory / "clients.conf").write_text(f"[a]\nkey_id = {'a' * 64}\nsecret = c2VjcmV0\n")
-        self.started: list[str] = []
+        self.started: list[tuple[str, bool]] = []
 
     def source(self, *, need_root: bool) -> ConfigurationSource:
         return ConfigurationSource(str(self.directory), strict=False, need_root=need_root, start_reader=self.start)
 
-    def start(self, configdir: str) -> PrivilegedReader:
-        self.started.append(configdir)
+    def start(self, configdir: str, strict: bool) -> PrivilegedReader:
+        self.started.append((configdir, strict))
         ours, theirs = socket.socketpair()
         theirs.close()
         return PrivilegedReader(ours)
@@ -41,14 +41,14 @@ class ConfigurationSourceTests(SynchronousTestCase):
     def test_who_will_not_be_root_any_more_has_them_read(self) -> None:
         source = self.source(need_root=True)
         source.privilegedStartService()
-        self.assertEqual([str(self.directory)], self.started)
+        self.assertEqual([(str(self.directory), False)], self.started)
         with self.assertRaises(PrivilegedReadError):
             source.read()
         source.stopService()
         source.stopService()
 
     def test_a_process_that_cannot_be_started_is_missed_only_at_a_reload(self) -> None:
-        def fail(configdir: str) -> PrivilegedReader:
+        def fail(configdir: str, strict: bool) -> PrivilegedReader:
             raise OSError(11, "Resource temporarily unavailable")
 
         source = ConfigurationSource(str(self.directory), strict=False, need_root=True, start_reader=fail)

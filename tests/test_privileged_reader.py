@@ -8,6 +8,7 @@ import socket
 import stat
 from typing import cast
 
+from attrs import evolve
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from twisted.trial.unittest import SynchronousTestCase
@@ -15,6 +16,7 @@ from twisted.trial.unittest import SynchronousTestCase
 import mandos_tx
 from mandos_tx.configuration import load
 from mandos_tx.configuration_files import Access, ConfigFile, RecordedFiles
+from mandos_tx.formats.complaint import ConfigurationError
 from mandos_tx.privileged_reader import PrivilegedReader, PrivilegedReadError, decode, encode, serve, start
 
 DIRECTORY = Access("/etc/mandos", stat.S_IFDIR | 0o755, 0)
@@ -30,9 +32,10 @@ def config_file(content: bytes) -> ConfigFile:
 
 
 FILES = RecordedFiles(
-    frozenset({0, 103}),
+    frozenset({0}),
     {"/etc/mandos/clients.conf": config_file(TEXT.encode()), "/etc/mandos/s": config_file(b"\0secret\xff")},
     {"/etc/mandos/clients.d": (DIRECTORY, ("x.conf", "y"))},
+    frozenset({103}),
 )
 
 
@@ -44,6 +47,7 @@ class AnswerTests(SynchronousTestCase):
             st.frozensets(st.integers(0, 2**32 - 1)),
             st.dictionaries(text, config_files, max_size=3),
             st.dictionaries(text, st.tuples(accesses, st.lists(text, max_size=3).map(tuple)), max_size=3),
+            st.frozensets(st.integers(0, 2**32 - 1)),
         )
     )
     def test_is_understood_as_it_was_meant(self, recorded: RecordedFiles) -> None:
@@ -58,7 +62,15 @@ class AnswerTests(SynchronousTestCase):
         self.assertRaises(FileNotFoundError, again.directory, "/d")
 
     def test_that_is_none_is_refused(self) -> None:
-        for header in (b"", b"{", b"[]", b"{}", b"null", b"\xff", b'{"trusted":[],"files":{"f":{}},"directories":{}}'):
+        for header in (
+            b"",
+            b"{",
+            b"[]",
+            b"{}",
+            b"null",
+            b"\xff",
+            b'{"trusted":[],"server_users":[],"files":{"f":{}},"directories":{}}',
+        ):
             self.assertRaises(ValueError, decode, header, lambda size: b"")
 
     def decoded(self, answer: bytes) -> RecordedFiles:
@@ -82,13 +94,13 @@ class ConversationTests(SynchronousTestCase):
         self.addCleanup(self.ours.close)
         self.addCleanup(self.its.close)
 
-    def served(self, requests: bytes) -> None:
+    def served(self, requests: bytes, files: RecordedFiles = FILES) -> None:
         """Have these requests answered, and the process end."""
         ours, its = socket.socketpair()
         with ours, its:
             ours.sendall(requests)
             ours.shutdown(socket.SHUT_WR)
-            serve(its, "/etc/mandos", FILES)
+            serve(its, "/etc/mandos", files, strict=True)
             its.shutdown(socket.SHUT_WR)
             while answer := ours.recv(65536):
                 self.its.sendall(answer)
@@ -99,12 +111,27 @@ class ConversationTests(SynchronousTestCase):
         reader = PrivilegedReader(self.ours)
         for _ in range(2):
             recorded = reader.read()
-            self.assertEqual(FILES.trusted, recorded.trusted)
+            self.assertEqual((FILES.trusted, FILES.server_users), (recorded.trusted, recorded.server_users))
             self.assertEqual(TEXT.encode(), recorded.read("/etc/mandos/clients.conf").content)
             self.assertEqual(b"\0secret\xff", recorded.read("/etc/mandos/s").content)
             self.assertEqual(("x.conf", "y"), recorded.directory("/etc/mandos/clients.d")[1])
             self.assertRaises(FileNotFoundError, recorded.read, "/etc/mandos/none")
             self.assertRaises(FileNotFoundError, recorded.read, "/etc/mandos/clients.d/x.conf")
+
+    def test_what_strict_modes_refuse_is_neither_followed_nor_told(self) -> None:
+        theirs = Access("/etc/mandos/f", stat.S_IFREG | 0o600, 103)
+        for path in ("/etc/mandos/clients.conf", "/etc/mandos/s"):
+            found = FILES.read(path)
+            refused = evolve(found, access=theirs if path.endswith(".conf") else evolve(theirs, owner=1000))
+            self.ours, self.its = socket.socketpair()
+            self.addCleanup(self.ours.close)
+            self.addCleanup(self.its.close)
+            self.served(b"x", evolve(FILES, read_files={**FILES.read_files, path: refused}))
+            recorded = PrivilegedReader(self.ours).read()
+            self.assertEqual(evolve(refused, content=b""), recorded.read(path))
+            if path.endswith(".conf"):
+                self.assertRaises(FileNotFoundError, recorded.read, "/etc/mandos/s")
+            self.assertRaises(ConfigurationError, load, "/etc/mandos", recorded)
 
     def test_the_configuration_loads_from_an_answer(self) -> None:
         text = TEXT.partition("[b]")[0].encode()
@@ -124,7 +151,7 @@ class ConversationTests(SynchronousTestCase):
         self.assertRaises(PrivilegedReadError, PrivilegedReader(self.ours).read, 0.001)
 
     def test_an_answer_that_breaks_off_or_never_ends_is_an_error(self) -> None:
-        header = json.dumps({"trusted": [], "files": {}, "directories": {}}).encode()
+        header = json.dumps({"trusted": [], "server_users": [], "files": {}, "directories": {}}).encode()
         for answer in (
             b"\0",
             (10).to_bytes(8, "big") + b"{",
@@ -155,9 +182,9 @@ class StartTests(SynchronousTestCase):
             self.its = socket.socket(fileno=os.dup(descriptor))
             return os.getppid()
 
-        reader = start("conf", spawn)
+        reader = start("conf", True, spawn)
         [(words, environment)] = started
-        self.assertEqual(["-P", "-m", "mandos_tx.privileged_reader", os.path.abspath("conf")], words[1:])
+        self.assertEqual(["-P", "-m", "mandos_tx.privileged_reader", "strict", os.path.abspath("conf")], words[1:])
         self.assertIn(os.path.dirname(os.path.dirname(mandos_tx.__file__)), environment["PYTHONPATH"].split(":"))
         reader.close()
         with self.its:
@@ -168,4 +195,4 @@ class StartTests(SynchronousTestCase):
         def spawn(*arguments: object, **more: object) -> int:
             raise BlockingIOError(11, "Resource temporarily unavailable")
 
-        self.assertRaises(OSError, start, "conf", spawn)
+        self.assertRaises(OSError, start, "conf", True, spawn)

@@ -7,7 +7,7 @@ import stat
 from twisted.trial.unittest import SynchronousTestCase
 
 from mandos_tx.configuration_files import Access, ConfigFile
-from mandos_tx.strict_modes import doubts, faults
+from mandos_tx.strict_modes import doubts, faults, secret_faults
 
 ROOT, OURS, STRANGER = 0, 103, 1000
 TRUSTED = frozenset({ROOT, OURS})
@@ -28,6 +28,16 @@ class StrictModesTests(SynchronousTestCase):
     def test_what_only_trusted_users_can_write_is_fine(self) -> None:
         for file in (found(), found(0o400, OURS), found(0o644), found(directories=(directory(0o700, OURS),))):
             self.check(file)
+
+    def test_a_secret_may_be_the_servers_own_even_in_its_own_directory(self) -> None:
+        own = directory(0o700, OURS)
+        for file in (found(), found(owner=OURS), found(owner=OURS, directories=(own,))):
+            self.assertEqual([], list(secret_faults(file, frozenset({ROOT}), frozenset({OURS}))))
+
+    def test_a_secret_of_roots_that_the_server_could_have_exchanged_is_refused(self) -> None:
+        linked = found(owner=ROOT, directories=(directory(0o700, OURS), directory(path="/etc")))
+        [fault] = secret_faults(linked, frozenset({ROOT}), frozenset({OURS}))
+        self.assertEqual("/etc/mandos belongs to user ID 103", fault.problem)
 
     def test_what_the_group_or_others_can_write_is_refused(self) -> None:
         self.check(found(0o660), "/etc/mandos/f can be written by its group (mode 0660)")

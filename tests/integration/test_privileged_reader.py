@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import os
+import pwd
 import signal
 
-from twisted.trial.unittest import SynchronousTestCase
+from twisted.trial.unittest import SkipTest, SynchronousTestCase
 
 from mandos_tx.configuration import load
+from mandos_tx.formats.complaint import ConfigurationError
 from mandos_tx.privileged_reader import PrivilegedReader, PrivilegedReadError, start
 
 
@@ -24,8 +26,8 @@ class PrivilegedReaderTests(SynchronousTestCase):
             file.write(text)
         os.chmod(path, 0o600)
 
-    def start(self) -> PrivilegedReader:
-        reader = start(self.directory)
+    def start(self, strict: bool = False) -> PrivilegedReader:
+        reader = start(self.directory, strict)
         self.addCleanup(reader.close)
         return reader
 
@@ -38,6 +40,19 @@ class PrivilegedReaderTests(SynchronousTestCase):
         self.assertEqual(b"first", self.secret(reader))
         self.write("secret", "second")
         self.assertEqual(b"second", self.secret(reader))
+
+    def test_it_follows_no_path_that_the_servers_user_has_written(self) -> None:
+        if os.geteuid() != 0:
+            raise SkipTest("only root can give a file to another user")
+        secret = os.path.join(self.directory, "secret")
+        try:
+            user = pwd.getpwnam("_mandos")
+        except KeyError:
+            raise SkipTest("there is no _mandos") from None
+        os.chown(os.path.join(self.directory, "clients.conf"), user.pw_uid, user.pw_gid)
+        found = self.start(strict=True).read(patience=30)
+        self.assertRaises(FileNotFoundError, found.read, secret)
+        self.assertRaises(ConfigurationError, load, self.directory, found)
 
     def test_it_ends_with_its_socket_and_leaves_no_zombie(self) -> None:
         reader = self.start()
