@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import fcntl
 import os
 from pathlib import Path
 
@@ -18,7 +19,7 @@ class PIDFileTests(SynchronousTestCase):
         file = PIDFile(self.path)
         file.write()
         self.assertEqual(f"{os.getpid()}\n", self.path.read_text())
-        self.assertEqual(0o644, self.path.stat().st_mode & 0o777)
+        self.assertEqual(0o600, self.path.stat().st_mode & 0o777)
         file.clear()
         self.assertEqual("", self.path.read_text())
         file.clear()
@@ -33,8 +34,20 @@ class PIDFileTests(SynchronousTestCase):
                 PIDFile(self.path).write()
             first.clear()
 
+    def test_whoever_locks_one_that_others_could_open_does_not_hold_us_up(self) -> None:
+        self.path.touch()
+        self.path.chmod(0o644)
+        with self.path.open("rb") as theirs:
+            fcntl.flock(theirs, fcntl.LOCK_EX)
+            file = PIDFile(self.path)
+            file.write()
+            self.addCleanup(file.clear)
+            self.assertEqual(f"{os.getpid()}\n", self.path.read_text())
+            self.assertEqual(0o600, self.path.stat().st_mode & 0o777)
+
     def test_a_stale_one_is_taken_over(self) -> None:
         self.path.write_text("4194305 and more\n")
+        self.path.chmod(0o600)
         file = PIDFile(self.path)
         file.write()
         self.addCleanup(file.clear)
