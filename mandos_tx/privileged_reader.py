@@ -17,6 +17,7 @@ from __future__ import annotations
 
 import json
 import os
+import select
 import signal
 import socket
 import sys
@@ -35,6 +36,9 @@ _LENGTH_SIZE = 8
 _STRICT, _LENIENT = "strict", "lenient"
 _LONGEST_HEADER = 1 << 28
 _LARGEST_READ = 1 << 20
+
+PATIENCE_AT_END = 0.3
+"""Seconds that the other process gets to end; nothing else of the server happens meanwhile."""
 
 
 class PrivilegedReadError(Exception):
@@ -64,11 +68,13 @@ class PrivilegedReader:
             raise PrivilegedReadError(f"the process that reads the configuration does not answer: {error}") from None
 
     def close(self) -> None:
-        """End the other process, and wait until it is gone."""
+        """End the other process, and wait until it is gone, but not long: it may hang in a disk, and end later."""
+        with suppress(OSError):
+            self._connection.shutdown(socket.SHUT_RDWR)
         self._connection.close()
         if self.pid is not None:
-            with suppress(ChildProcessError):
-                os.waitpid(self.pid, 0)
+            with suppress(OSError):
+                _wait(self.pid, PATIENCE_AT_END)
             self.pid = None
 
     def _length(self) -> int:
@@ -85,6 +91,19 @@ class PrivilegedReader:
                 raise ValueError("it has ended")
             received += piece
         return bytes(received)
+
+
+def _wait(pid: int, patience: float) -> None:
+    """Wait so many seconds for a child to end. Raises OSError if it is none, or if the kernel is older than 5.3."""
+    if os.waitpid(pid, os.WNOHANG) == (0, 0):
+        descriptor = os.pidfd_open(pid)
+        try:
+            poll = select.poll()
+            poll.register(descriptor, select.POLLIN)
+            poll.poll(patience * 1000)
+        finally:
+            os.close(descriptor)
+        os.waitpid(pid, os.WNOHANG)
 
 
 def start(configdir: str, strict: bool, spawn: Callable[..., int] = os.posix_spawn) -> PrivilegedReader:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import pwd
 import signal
+import time
 
 from twisted.trial.unittest import SkipTest, SynchronousTestCase
 
@@ -62,6 +63,19 @@ class PrivilegedReaderTests(SynchronousTestCase):
         reader.close()
         self.assertRaises(ProcessLookupError, os.kill, pid, 0)
         self.assertRaises(PrivilegedReadError, reader.read)
+
+    def test_one_that_hangs_is_not_waited_for(self) -> None:
+        reader = self.start()
+        self.secret(reader)
+        pid = reader.pid
+        assert pid is not None
+        os.kill(pid, signal.SIGSTOP)
+        self.addCleanup(os.waitpid, pid, 0)
+        self.addCleanup(os.kill, pid, signal.SIGCONT)
+        before = time.monotonic()
+        reader.close()
+        self.assertLess(time.monotonic() - before, 1)
+        reader.close()
 
     def test_signals_from_the_terminal_do_not_end_it(self) -> None:
         reader = self.start()
