@@ -58,7 +58,8 @@ class Reloading(Service):
 
     def stopService(self) -> None:
         super().stopService()
-        signal.signal(signal.SIGHUP, self._previous)
+        # What was there before, but for the default: a reload that is asked for now must not kill what is stopping.
+        signal.signal(signal.SIGHUP, signal.SIG_IGN if self._previous is signal.SIG_DFL else self._previous)
         self._previous = None
         if self._reading is not None:
             self._reading.cancel()

@@ -145,6 +145,15 @@ class ReloadingTests(SynchronousTestCase):
         self.reloading.stopService()
         self.assertIs(before, signal.getsignal(signal.SIGHUP))
 
+    def test_the_signal_does_not_kill_a_server_that_stops(self) -> None:
+        for before, after in ((signal.SIG_DFL, signal.SIG_IGN), (signal.SIG_IGN, signal.SIG_IGN)):
+            self.reloading.stopService()
+            signal.signal(signal.SIGHUP, before)
+            self.reloading.startService()
+            self.reloading.stopService()
+            self.assertIs(after, signal.getsignal(signal.SIGHUP))
+            self.reloading.startService()
+
     def test_what_is_read_when_the_server_has_stopped_is_not_applied(self) -> None:
         first, second = self.reloading.reload("root"), self.reloading.reload("root")
         self.reloading.stopService()

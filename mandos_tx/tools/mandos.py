@@ -25,6 +25,8 @@ UMASK = 0o077
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the server; the result is the exit status."""
+    # Until the server obeys it; what it asks for is going to be read anyway.
+    signal.signal(signal.SIGHUP, signal.SIG_IGN)
     _occupy_standard_descriptors()
     options = Options()
     options.parseOptions(arguments)

@@ -56,6 +56,15 @@ class Reload(ServerTestCase):
         laptop = server.clients()["laptop"]
         self.assertEqual((laptop["timeout"], laptop["host"]), (77, "second"))
 
+    def test_reload_during_the_stop_does_not_kill(self) -> None:
+        server = self.server(self.laptop.section(checker="trap '' TERM; sleep 60"))
+        self.assertEqual(fetch(server.address, self.laptop), self.laptop.secret)
+        server.signal(signal.SIGTERM)
+        while server.is_running():
+            server.signal(signal.SIGHUP)
+            time.sleep(0.001)
+        self.assertEqual(server.wait(), 0)
+
     def test_broken_file_is_reported_line_by_line_and_changes_nothing(self) -> None:
         server = self.start(self.laptop.section(checker=":"))
         before = server.clients()

@@ -104,6 +104,7 @@ class ServeTests(SynchronousTestCase):
 class MainTests(SynchronousTestCase):
     def setUp(self) -> None:
         self.addCleanup(ctypes.CDLL(None).prctl, 4, 1, 0, 0, 0)  # PR_SET_DUMPABLE, which main withdraws
+        self.addCleanup(signal.signal, signal.SIGHUP, signal.getsignal(signal.SIGHUP))
 
     def ends(self, *arguments: str) -> tuple[object, str, str]:
         with redirect_stdout(io.StringIO()) as out, redirect_stderr(io.StringIO()) as err:
@@ -112,6 +113,10 @@ class MainTests(SynchronousTestCase):
 
     def test_it_says_its_version(self) -> None:
         self.assertEqual((0, f"mandos {__version__}\n", ""), self.ends("--version"))
+
+    def test_a_reload_that_is_asked_for_too_early_does_not_kill(self) -> None:
+        self.ends("--version")
+        self.assertIs(signal.SIG_IGN, signal.getsignal(signal.SIGHUP))
 
     def test_a_usage_error_is_status_2(self) -> None:
         status, _, err = self.ends("--nonsense")
