@@ -152,6 +152,11 @@ class StateKeeper(Protocol):
         """What is saved of clients that an administrator removed although their source still lists them."""
         ...
 
+    @property
+    def absent(self) -> Mapping[str, str]:
+        """What is saved of disabled clients that their source no longer lists."""
+        ...
+
     def forget(self, name: str) -> None:
         """Forget that the client was removed."""
         ...

@@ -53,7 +53,7 @@ class Restoring(Service):
             self._give_up(str(error))
             return
         self._definitions = ()
-        self._keeper.start(restored.unsaved, restored.removed)
+        self._keeper.start(restored.unsaved, restored.removed, restored.absent)
         super().startService()
 
     def stopService(self) -> Deferred[None]:

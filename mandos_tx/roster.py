@@ -1,13 +1,16 @@
 """The roster: keeps the registry in step with what the clients' sources define, at start and at a reload.
 
-Saved  Defined  At start, and likewise at a reload
-=====  =======  ======================================================================================
-no     yes      a new client
-yes    yes      the client as it was, with what has changed in its definition
-yes    no       gone, and forgotten; but a client that never had a definition lives on
-grave  yes      an administrator removed it: stays away until its definition changes
-grave  no       forgotten
-=====  =======  ======================================================================================
+Saved   Defined  At start, and likewise at a reload
+======  =======  =====================================================================================
+no      yes      a new client
+yes     yes      the client as it was, with what has changed in its definition
+yes     no       gone, and forgotten; but a disabled one is absent, and one that exists at run time
+                 only lives on, unless its key is now that of a client with a definition
+absent  yes      back, disabled, with what has changed in its definition; a new client if its key has
+absent  no       absent: no disabling is forgotten because a file was empty for a while
+grave   yes      an administrator removed it: stays away until its definition changes
+grave   no       forgotten
+======  =======  =====================================================================================
 """
 
 from __future__ import annotations
@@ -24,7 +27,7 @@ from mandos_tx.core.client import Client, ClientDefinition, KeyID
 from mandos_tx.core.happenings import ClientAdded
 from mandos_tx.core.lifecycle import newborn
 from mandos_tx.core.restoration import redefine, revive
-from mandos_tx.formats.saved_state import Tombstone, decode, worth_saving
+from mandos_tx.formats.saved_state import Absent, Tombstone, decode, set_aside, worth_saving
 from mandos_tx.interfaces import Registrar, SavedState, StateKeeper
 
 SLACK = timedelta(seconds=1)
@@ -39,6 +42,8 @@ class Restored:
     """The clients that are not, or no longer, as they are saved."""
     removed: Mapping[str, str]
     """Documents of clients that an administrator removed and that their source still lists."""
+    absent: Mapping[str, str]
+    """Documents of disabled clients that their source no longer lists."""
 
 
 @define(eq=False)
@@ -64,6 +69,7 @@ class Roster:
         fresh = {definition.name: definition for definition in definitions}
         known: dict[str, Client] = {}
         removed: dict[str, str] = {}
+        absent: dict[str, str] = {}
         unsaved: set[str] = set()
         for name, document in saved.documents.items():
             was = None if ignore_saved else decode(name, document, fresh.get(name), saved.key, shift)
@@ -72,13 +78,18 @@ class Roster:
             elif isinstance(was, Tombstone) and name in fresh and was.covers(fresh[name]):
                 removed[name] = document
             else:
-                unsaved.add(name)
+                if isinstance(was, Absent) and name in fresh and was.covers(fresh[name]):
+                    known[name] = was.client
+                elif name not in fresh and (isinstance(was, Absent) or (isinstance(was, Client) and not was.enabled)):
+                    absent[name] = set_aside(document, shift)
+                if absent.get(name) != document:
+                    unsaved.add(name)
         by = by if saved.documents else ""
         for name, definition in fresh.items():
             if name not in removed:
                 self._admit(known.pop(name, None), definition, bool(shift), unsaved, by)
         self._admit_rest(sorted(known.values(), key=lambda client: client.created), bool(shift), unsaved)
-        return Restored(frozenset(unsaved), removed)
+        return Restored(frozenset(unsaved), removed, absent)
 
     def reload(self, definitions: Iterable[ClientDefinition], by: str = "") -> None:
         """Apply sources that were read again, all of which are good."""
@@ -96,7 +107,17 @@ class Roster:
                 if present.definition != definition:
                     self._registry.redefine(name, definition, self._spread(), by)
             elif name not in self._keeper.removed:
-                self._introduce_newborn(definition, by)
+                self._admit(self._absent(definition), definition, False, set(), by)
+        taken = self._keys_of_defined()
+        for client in list(self._registry.clients.values()):
+            if client.definition is None and self._gives_way(client, taken):
+                self._registry.remove(client.name, by_administrator=False, by=by)
+
+    def _absent(self, definition: ClientDefinition) -> Client | None:
+        """The client that was disabled when its source lost it, if this is the same."""
+        document = self._keeper.absent.get(definition.name)
+        was = None if document is None else decode(definition.name, document, definition, b"")
+        return was.client if isinstance(was, Absent) and was.covers(definition) else None
 
     def _admit(
         self, was: Client | None, definition: ClientDefinition, shifted: bool, unsaved: set[str], by: str
@@ -116,21 +137,31 @@ class Roster:
 
     def _admit_rest(self, known: Iterable[Client], shifted: bool, unsaved: set[str]) -> None:
         """Let in the clients that exist at run time only."""
-        taken: dict[KeyID | None, str] = {c.settings.key_id: c.name for c in self._registry.clients.values()}
-        taken.pop(None, None)
+        taken = self._keys_of_defined()
         for was in known:
-            if was.settings.key_id in taken:
-                self._log.warn(
-                    "Client {name} was added at run time, but now {other} is defined with its key: {name} is forgotten",
-                    name=was.name,
-                    other=taken[was.settings.key_id],
-                )
+            if self._gives_way(was, taken):
                 unsaved.add(was.name)
                 continue
             client, facts = revive(was, self._registry.now(), self._spread())
             self._registry.introduce(client, facts)
             if shifted or worth_saving(was, client) or self._registry.clients[client.name] is not client:
                 unsaved.add(client.name)
+
+    def _keys_of_defined(self) -> Mapping[KeyID | None, str]:
+        clients = self._registry.clients.values()
+        return {c.settings.key_id: c.name for c in clients if c.definition is not None and c.settings.key_id}
+
+    def _gives_way(self, client: Client, taken: Mapping[KeyID | None, str]) -> bool:
+        """Whether a client that exists at run time only must go, for no two may have one key."""
+        other = taken.get(client.settings.key_id)
+        if other is None:
+            return False
+        self._log.warn(
+            "Client {name} was added at run time, but now {other} is defined with its key: {name} is forgotten",
+            name=client.name,
+            other=other,
+        )
+        return True
 
     def _introduce_newborn(self, definition: ClientDefinition, by: str) -> None:
         client = newborn(definition, self._registry.now(), self._spread())

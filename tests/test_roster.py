@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from datetime import datetime, timedelta
+from itertools import product
 
 from attrs import evolve
 from hypothesis import given, settings
@@ -60,7 +62,7 @@ class Server:
         self.restored: Restored = self.roster.restore(
             self.keeper.load(), definitions, ignore_saved=not restore, by="clients.conf"
         )
-        self.keeper.start(self.restored.unsaved, self.restored.removed)
+        self.keeper.start(self.restored.unsaved, self.restored.removed, self.restored.absent)
         machine.pass_time(0)
 
     def __getitem__(self, number: int) -> Client:
@@ -231,12 +233,12 @@ class RestartTests(SynchronousTestCase):
 
     def test_a_client_that_is_no_longer_defined_is_forgotten(self) -> None:
         server = first_start(definition_of(1), definition_of(2))
-        server.registry.tell("client1", Disable())
+        server.registry.tell("client1", OK)
         server = again(server, definition_of(2))
         self.assertEqual(server.names, ["client2"])
         self.assertEqual(set(server.store.saved.documents), {"client2"})
         server = again(server, definition_of(1), definition_of(2))
-        self.assertTrue(server[1].enabled)
+        self.assertIsNone(server[1].last_checked_ok)
         self.assertIn(ClientAdded(), server.heard.facts)
 
     def test_a_client_of_run_time_lives_on(self) -> None:
@@ -352,6 +354,95 @@ class RemovedByAnAdministratorTests(SynchronousTestCase):
         self.assertEqual(again(server, definition_of(1)).names, ["client1"])
 
 
+def reloaded(server: Server, *definitions: ClientDefinition) -> Server:
+    server.roster.reload(definitions)
+    return server
+
+
+def with_settings(definition: ClientDefinition, **changes: object) -> ClientDefinition:
+    return evolve(definition, settings=evolve(definition.settings, **changes))  # type: ignore[arg-type]
+
+
+class DisabledAndNoLongerListedTests(SynchronousTestCase):
+    """What happens to a disabled client whose section goes and comes back, at whatever time."""
+
+    WAYS: tuple[tuple[Callable[..., Server], ...], ...] = tuple(product((reloaded, again, after_boot), repeat=2))
+
+    def gone(self, way: Callable[..., Server]) -> Server:
+        server = first_start(definition_of(1), definition_of(2))
+        server.registry.tell("client1", Reconfigured(evolve(server[1].settings, host="h", secret=b"run time")))
+        server.registry.tell("client1", OK)
+        server.registry.tell("client1", Disable())
+        self.before = lasting(server[1])
+        server = way(server, definition_of(2))
+        self.assertEqual(server.names, ["client2"])
+        return server
+
+    def test_it_comes_back_as_it_was(self) -> None:
+        for go, come in self.WAYS:
+            server = come(self.gone(go), definition_of(1), definition_of(2))
+            self.assertFalse(server[1].enabled)
+            self.assertEqual(lasting(server[1]), self.before)
+            self.assertEqual(server.keeper.absent, {})
+            server = again(server, definition_of(1), definition_of(2))
+            self.assertEqual(lasting(server[1]), self.before)
+            self.assertEqual(server.store.commits, [{}])
+
+    def test_however_often_the_server_starts_without_it(self) -> None:
+        server = self.gone(again)
+        for _ in range(3):
+            server = again(server, definition_of(2))
+            self.assertEqual(server.store.commits, [{}])
+        server = reloaded(server, definition_of(2))
+        self.assertEqual(lasting(reloaded(server, definition_of(1))[1]), self.before)
+
+    def test_if_the_wall_clock_was_set_its_past_moves_too(self) -> None:
+        server = self.gone(reloaded)
+        server.registry.introduce(newborn(definition_of(1), server.registry.now(), 0.5), (ClientAdded(),))
+        for event in (OK, SecretDelivered("::1"), Ruled(True), Disable(), Ruled(True)):
+            server.registry.tell("client1", event)
+        ago = server.registry.now() - server[1].created
+        server = reloaded(server)
+        server.machine.wall += DAY
+        server = again(server)
+        self.assertEqual(list(server.store.commits[0]), ["client1"])
+        server = again(server, definition_of(1))
+        self.assertEqual(server.registry.now() - server[1].created, ago)
+
+    def test_what_changed_in_its_definition_wins(self) -> None:
+        for go, come in self.WAYS:
+            server = come(self.gone(go), with_settings(definition_of(1), timeout=DAY, secret=b"new"))
+            self.assertFalse(server[1].enabled)
+            self.assertEqual(server[1].settings.timeout, DAY)
+            self.assertEqual(server[1].settings.host, "h")
+            self.assertEqual(server[1].settings.secret, b"new")
+
+    def test_so_does_enabled_if_that_is_what_changed(self) -> None:
+        for go, come in self.WAYS:
+            server = go(first_start(definition_of(1, enabled=False)))
+            self.assertTrue(come(server, definition_of(1))[1].enabled)
+
+    def test_with_another_key_it_is_a_new_client(self) -> None:
+        for go, come in self.WAYS:
+            key_id = definition_of(3).settings.key_id
+            server = come(self.gone(go), with_settings(definition_of(1), key_id=key_id))
+            self.assertTrue(server[1].enabled)
+            self.assertIn(ClientAdded(), server.heard.facts)
+            self.assertEqual(server.keeper.absent, {})
+
+    def test_who_is_added_at_run_time_by_that_name_takes_its_place(self) -> None:
+        server = self.gone(reloaded)
+        client = evolve(newborn(definition_of(1), server.registry.now(), 0.5), definition=None)
+        server.registry.introduce(client, (ClientAdded(),))
+        self.assertEqual(server.keeper.absent, {})
+        self.assertEqual(lasting(again(server)[1]), lasting(client))
+
+    def test_without_restore_it_is_forgotten(self) -> None:
+        server = again(self.gone(again), definition_of(1), restore=False)
+        self.assertTrue(server[1].enabled)
+        self.assertEqual(again(self.gone(again), restore=False).store.saved.documents, {})
+
+
 class ReloadTests(SynchronousTestCase):
     def test_clients_are_added_changed_and_removed(self) -> None:
         server = first_start(definition_of(1), definition_of(2))
@@ -393,6 +484,21 @@ class ReloadTests(SynchronousTestCase):
         server.registry.introduce(client, (ClientAdded(),))
         server.roster.reload([])
         self.assertIs(server[1], client)
+
+    def test_a_client_of_run_time_whose_key_is_now_defined_for_another_gives_way(self) -> None:
+        key_id = definition_of(1).settings.key_id
+        assert key_id is not None
+        for before in ([], [definition_of(2)]):
+            server = first_start(*before)
+            for number in (1, 3):
+                client = evolve(newborn(definition_of(number), server.registry.now(), 0.5), definition=None)
+                server.registry.introduce(client, (ClientAdded(),))
+            server.roster.reload([with_settings(definition_of(2), key_id=key_id)], by="SIGHUP")
+            self.assertEqual(sorted(server.names), ["client2", "client3"])
+            self.assertIs(server.registry.find(key_id), server[2])
+            self.assertIn("client1", server.log.texts(LogLevel.warn)[0])
+            server.stop()
+            self.assertEqual(set(server.store.saved.documents), {"client2", "client3"})
 
     def test_a_client_of_run_time_is_taken_over_by_a_definition_but_not_enabled(self) -> None:
         server = first_start()

@@ -14,6 +14,7 @@ ruling          ``[approve, until]``
 had_grace       only if true
 removed         only if true: an administrator removed the client although its source still lists it;
                 then there is nothing else but the definition
+absent          only if true: the source no longer lists the client, which is disabled
 ==============  ===================================================================================
 
 Instants are RFC 3339 in UTC, durations whole microseconds. A definition's secret appears as a digest only. A secret
@@ -60,6 +61,7 @@ KEY_BYTES = 32
 _MICROSECOND = timedelta(microseconds=1)
 _NO_SHIFT = timedelta(0)
 _NONCE_BYTES = 12
+_INSTANTS = frozenset({"disabled", "created", "last_enabled", "last_checked_ok", "last_approval_request"})
 _to_json = json.JSONEncoder(check_circular=False, separators=(",", ":")).encode
 
 
@@ -83,6 +85,17 @@ class Tombstone:
 
     def covers(self, fresh: ClientDefinition) -> bool:
         return self.definition == fresh
+
+
+@frozen
+class Absent:
+    """A disabled client that its source no longer lists; should it be listed again, it comes back disabled."""
+
+    client: Client
+
+    def covers(self, fresh: ClientDefinition) -> bool:
+        """Another key is another client."""
+        return self.client.settings.key_id == fresh.settings.key_id
 
 
 def encode(client: Client, key: bytes) -> str:
@@ -128,9 +141,25 @@ def encode_tombstone(definition: ClientDefinition) -> str:
     return _to_json({"version": VERSION, "removed": True, "definition": defined})
 
 
+def set_aside(document: str, shift: timedelta = _NO_SHIFT) -> str:
+    """Make of a client's document that of an absent one, every instant moved by ``shift``.
+
+    It is not decoded for that: without its source there are no secrets to encode it with.
+    """
+    saved = json.loads(document)
+    saved["absent"] = True
+    if shift:
+        for instant in _INSTANTS & saved.keys():
+            saved[instant] = _moved(saved[instant], shift)
+        if "ruling" in saved:
+            approve, until = saved["ruling"]
+            saved["ruling"] = [approve, _moved(until, shift)]
+    return _to_json(saved)
+
+
 def decode(
     name: str, document: str, fresh: ClientDefinition | None, key: bytes, shift: timedelta = _NO_SHIFT
-) -> Client | Tombstone:
+) -> Client | Tombstone | Absent:
     """Bring back what was saved, every instant moved by ``shift``.
 
     ``fresh`` is what the client's source says now: only from there can the secret of the remembered definition come.
@@ -147,7 +176,12 @@ def decode(
             if definition is None:
                 raise ValueError("nothing defines what was removed")
             return Tombstone(definition)
-        return _client(name, saved, definition, key, shift)
+        client = _client(name, saved, definition, key, shift)
+        if not saved.get("absent"):
+            return client
+        if definition is None or client.enabled:
+            raise ValueError("it is absent, but not disabled or never defined")
+        return Absent(client)
     except KeyError as e:
         raise StateDamaged(name, f"there is no {e}") from None
     except InvalidTag:
@@ -350,6 +384,11 @@ def _number(value: object) -> int:
 
 def _duration(value: object) -> timedelta:
     return timedelta(microseconds=_number(value))
+
+
+def _moved(value: object, shift: timedelta) -> str | None:
+    instant = _instant(value, shift)
+    return None if instant is None else instant.isoformat()
 
 
 def _instant(value: object, shift: timedelta) -> datetime | None:

@@ -21,7 +21,7 @@ from mandos_tx.background import RunInThread
 from mandos_tx.clock import Clock, TimeLine
 from mandos_tx.core.client import Client
 from mandos_tx.core.happenings import Change, ClientRemoved
-from mandos_tx.formats.saved_state import encode, encode_tombstone, worth_saving
+from mandos_tx.formats.saved_state import encode, encode_tombstone, set_aside, worth_saving
 from mandos_tx.interfaces import Registry, SavedState, StateStore, StateUnwritable
 
 DELAY = 1.0
@@ -38,7 +38,7 @@ STOP_LIMIT = 1.5
 """Seconds that the last commit may take."""
 
 Unsaved: TypeAlias = Client | str | None
-"""A client, the document of one that was removed, or None: nothing is to be saved of it."""
+"""A client, the document of one that was removed or is absent, or None: nothing is to be saved of it."""
 
 
 @define(eq=False)
@@ -52,6 +52,8 @@ class Keeper:
     _run_in_thread: RunInThread
     _log: Logger = field(factory=Logger)
     _removed: dict[str, str] = field(init=False, factory=dict)
+    _absent: dict[str, str] = field(init=False, factory=dict)
+    """Without limit: one that is forgotten could give a secret away, and one that is kept costs half a kilobyte."""
     _key: bytes = field(init=False, default=b"", repr=False)
     _generation: int = field(init=False, default=0)
     _begun: int = field(init=False, default=0)
@@ -86,6 +88,10 @@ class Keeper:
     def removed(self) -> Mapping[str, str]:
         return self._removed
 
+    @property
+    def absent(self) -> Mapping[str, str]:
+        return self._absent
+
     def load(self, *, required: bool = False) -> SavedState:
         """Read what is saved. Blocks.
 
@@ -98,9 +104,15 @@ class Keeper:
         self._generation = self._begun = saved.generation
         return saved
 
-    def start(self, unsaved: Iterable[str] = (), removed: Mapping[str, str] | None = None) -> None:
+    def start(
+        self,
+        unsaved: Iterable[str] = (),
+        removed: Mapping[str, str] | None = None,
+        absent: Mapping[str, str] | None = None,
+    ) -> None:
         """Follow the registry, whose clients are as they were loaded, but for the ``unsaved``."""
         self._removed.update(removed or {})
+        self._absent.update(absent or {})
         self._dirty.update(unsaved)
         self._stop_observing = self._registry.observe(self.observe)
         # Even if no client has changed: the time line may be new, and whether it can be saved is worth knowing.
@@ -127,11 +139,15 @@ class Keeper:
                 self._hurry()
         elif after is not None:
             self._removed.pop(after.name, None)
+            self._absent.pop(after.name, None)
             self.mark(after.name)
         elif before is not None:
             self._removed.pop(before.name, None)
-            if before.definition is not None and ClientRemoved(by_administrator=True) in change.facts:
-                self._removed[before.name] = encode_tombstone(before.definition)
+            if before.definition is not None:
+                if ClientRemoved(by_administrator=True) in change.facts:
+                    self._removed[before.name] = encode_tombstone(before.definition)
+                elif not before.enabled:
+                    self._absent[before.name] = set_aside(encode(before, self._key))
             self.mark(before.name)
 
     def mark(self, name: str) -> None:
@@ -178,7 +194,7 @@ class Keeper:
 
     def _present(self, name: str) -> Unsaved:
         client = self._registry.clients.get(name)
-        return self._removed.get(name) if client is None else client
+        return self._removed.get(name, self._absent.get(name)) if client is None else client
 
     def _save(self) -> None:
         """Begin a commit of everything."""

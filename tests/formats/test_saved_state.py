@@ -41,11 +41,13 @@ from mandos_tx.core.lifecycle import apply, newborn
 from mandos_tx.core.restoration import merge
 from mandos_tx.formats.saved_state import (
     VERSION,
+    Absent,
     StateDamaged,
     Tombstone,
     decode,
     encode,
     encode_tombstone,
+    set_aside,
     worth_saving,
 )
 from tests.fakes import START, definition_of, lasting
@@ -171,6 +173,25 @@ class RoundTripTests(SynchronousTestCase):
             grave = decode(definition.name, document, fresh, KEY)
             assert isinstance(grave, Tombstone)
             self.assertEqual(grave.covers(fresh), fresh is definition)
+
+    @settings(max_examples=100, deadline=None)
+    @given(clients(), st.sampled_from([timedelta(0), timedelta(hours=1), -timedelta(hours=1)]))
+    def test_a_disabled_client_can_be_set_aside_without_its_source(self, client: Client, shift: timedelta) -> None:
+        definition = client.definition or definition_of()
+        client = evolve(client, name=definition.name, definition=definition, standing=Disabled(client.last_enabled))
+        document = encode(client, KEY)
+        once = set_aside(document, shift)
+        self.assertEqual(set_aside(once), once)
+        self.assertEqual(set_aside(once, -shift), set_aside(document))
+        moved = decode(client.name, document, definition, KEY, shift)
+        assert isinstance(moved, Client)
+        self.assertEqual(decode(client.name, once, definition, KEY), Absent(moved))
+
+    def test_an_absent_client_is_the_same_as_long_as_its_key_is(self) -> None:
+        definition = definition_of()
+        absent = Absent(newborn(definition, START, 0.5))
+        self.assertTrue(absent.covers(evolve(changed_secret(definition), enabled=False)))
+        self.assertFalse(absent.covers(evolve(definition, settings=definition_of(2).settings)))
 
 
 class SourceTests(SynchronousTestCase):
@@ -301,6 +322,11 @@ class DamageTests(SynchronousTestCase):
     def test_what_cannot_be_moved_is_refused(self) -> None:
         document = json.dumps(self.good)
         self.assertRaises(StateDamaged, decode, "client1", document, definition_of(), KEY, timedelta(days=3_000_000))
+
+    def test_only_who_is_disabled_and_was_defined_can_be_absent(self) -> None:
+        client = newborn(definition_of(), START, 0.5)
+        for wrong in (client, evolve(client, definition=None, standing=Disabled())):
+            self.assertIn("absent", self.refused(set_aside(encode(wrong, KEY))))
 
     def test_a_tombstone_needs_a_definition(self) -> None:
         self.refused(json.dumps({"version": VERSION, "removed": True, "definition": None}))

@@ -143,7 +143,7 @@ class Restarts(ServerTestCase):
             registry = Registry(reactor, clock)
             keeper = Keeper(registry, SqliteStore(statedir), clock, reactor, run_at_once)
             restored = Roster(registry, keeper, clock).restore(keeper.load(), definitions)
-            keeper.start(restored.unsaved, restored.removed)
+            keeper.start(restored.unsaved, restored.removed, restored.absent)
             if not number:
                 registry.tell("checked", CheckFinished(Exited(0), ":"))
                 registry.tell("served", SecretDelivered("::1"))

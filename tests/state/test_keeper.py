@@ -20,7 +20,7 @@ from mandos_tx.core.happenings import (
     Vouched,
 )
 from mandos_tx.core.lifecycle import apply, newborn
-from mandos_tx.formats.saved_state import Tombstone, decode, encode_tombstone
+from mandos_tx.formats.saved_state import Absent, Tombstone, decode, encode_tombstone
 from mandos_tx.interfaces import StateUnwritable
 from mandos_tx.state.keeper import DELAY, LAST_RETRY, STOP_LIMIT, Keeper
 from tests.fakes import FaultyStore, Log, Machine, SlowThread, definition_of, lasting, run_at_once, settings_of
@@ -58,7 +58,7 @@ class KeeperTestCase(SynchronousTestCase):
         self.registry.introduce(newborn(definition, self.registry.now(), 0.5), (ClientAdded(),))
         return definition.name
 
-    def saved(self, name: str) -> Client | Tombstone:
+    def saved(self, name: str) -> Client | Tombstone | Absent:
         number = int(name.removeprefix("client"))
         return decode(name, self.store.saved.documents[name], definition_of(number), self.store.saved.key)
 
@@ -131,6 +131,21 @@ class SavingTests(KeeperTestCase):
         self.registry.remove(name, by_administrator=False)
         self.machine.pass_time(DELAY)
         self.assertEqual(self.store.saved.documents, {})
+
+    def test_a_disabled_client_that_its_source_lost_is_set_aside_until_it_comes_back(self) -> None:
+        keeper = self.started()
+        name = self.add()
+        self.registry.tell(name, Disable())
+        client = self.registry.clients[name]
+        self.registry.remove(name, by_administrator=False)
+        self.machine.pass_time(DELAY)
+        self.assertEqual(self.saved(name), Absent(lasting(client)))
+        self.assertEqual(dict(keeper.absent), self.store.saved.documents)
+        self.assertEqual(keeper.removed, {})
+        self.add()
+        self.machine.pass_time(DELAY)
+        self.assertEqual(self.saved(name), self.lasting(name))
+        self.assertEqual(keeper.absent, {})
 
     def test_a_client_that_an_administrator_removed_leaves_a_tombstone(self) -> None:
         keeper = self.started()
