@@ -7,7 +7,7 @@ import grp
 import os
 import pwd
 import resource
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from typing import Protocol
 
 from attrs import frozen
@@ -77,14 +77,21 @@ class PrivilegeShedding(Service):
 
     _log = Logger()
 
-    def __init__(self, system: System = os) -> None:
+    def __init__(self, give_up: Callable[[str], None], system: System = os) -> None:
+        self._give_up = give_up
         self._system = system
 
     def startService(self) -> None:
         super().startService()
         if is_root(self._system):
             identity = unprivileged_identity()
-            shed(identity, self._system)
+            try:
+                shed(identity, self._system)
+            except OSError as error:
+                self._give_up(
+                    f"Cannot become {identity.name} (uid {identity.uid}, gid {identity.gid}): {error.strerror};"
+                    " root needs CAP_SETUID and CAP_SETGID for it, and a user namespace these IDs"
+                )
             self._log.debug(
                 "Running as {user} (uid {uid}, gid {gid})", user=identity.name, uid=identity.uid, gid=identity.gid
             )

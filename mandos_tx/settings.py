@@ -23,9 +23,7 @@ from mandos_tx.configuration_files import ConfigFiles
 from mandos_tx.formats.complaint import Complaint, ConfigurationError, Fault
 from mandos_tx.formats.ini import DEFAULT
 from mandos_tx.formats.mandos_conf import VALUES, MandosConf, parse_mandos_conf
-
-DEFAULT_PRIORITY: Final = "SECURE128:!CTYPE-X.509:+CTYPE-RAWPK:!RSA:!VERS-ALL:+VERS-TLS1.3:%PROFILE_ULTRA"
-"""GnuTLS priority string for raw public keys."""
+from mandos_tx.wire.gnutls import DEFAULT_PRIORITY
 
 MAIN_FILE: Final = "mandos.conf"
 USAGE_ERROR: Final = 2
@@ -142,8 +140,15 @@ class Options(usage.Options):
         print(f"{self.synopsis}\nmandos: error: {problem}", file=sys.stderr)
         raise SystemExit(USAGE_ERROR)
 
+    def absolute(self, name: str, path: str) -> str:
+        """The path, wherever the process goes; a usage error if it is somewhere that is gone."""
+        try:
+            return os.path.abspath(path)
+        except OSError as error:
+            self.refuse(f"{name}: {path} is relative to the working directory: {error.strerror}; give it from / on")
+
     def postOptions(self) -> None:
-        self.given: dict[str, Any] = {"configdir": os.path.abspath(self["configdir"])}
+        self.given: dict[str, Any] = {"configdir": self.absolute("configdir", self["configdir"])}
         for flag, (name, value) in _FLAGS.items():
             if self[flag]:
                 self.given[name] = value
@@ -240,7 +245,7 @@ def _settings(options: Options, conf: MandosConf) -> ServerSettings:
         values |= {"foreground": True, "debuglevel": "DEBUG"}
     for path in ("statedir", "audit_log"):
         if values.get(path):
-            values[path] = os.path.abspath(values[path])
+            values[path] = options.absolute(path, values[path])
     settings = ServerSettings(**values)
     if not settings.zeroconf and settings.port is None and settings.socket is None:
         options.refuse("Needs port or socket to work without Zeroconf")

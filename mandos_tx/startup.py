@@ -13,8 +13,10 @@ Exit   Meaning
 
 from __future__ import annotations
 
+import os
 import sys
 from collections.abc import Iterable
+from contextlib import suppress
 from typing import NoReturn
 
 from attrs import frozen
@@ -50,11 +52,11 @@ def prepare(options: Options) -> Prepared:
         context = _tls_context(settings, options)
     except ConfigurationError as error:
         if options["check-config"]:
-            print("\n".join(describe(error)))
+            _say(describe(error))
             raise SystemExit(EX_CONFIG) from None
         give_up(EX_CONFIG, map(str, error.complaints))
     if options["check-config"]:
-        print("\n".join(describe(configuration)))
+        _say(describe(configuration))
         raise SystemExit(0)
     return Prepared(settings, configuration, context)
 
@@ -63,9 +65,24 @@ def give_up(status: int, lines: Iterable[str]) -> NoReturn:
     """End a start that cannot succeed: every line on standard error and in the system's log."""
     syslog = logs.SyslogSink()
     for line in lines:
-        print(f"mandos: {line}", file=sys.stderr)
+        with suppress(OSError):
+            print(f"mandos: {line}", file=sys.stderr, flush=True)
         syslog({"log_level": logs.LEVELS["CRITICAL"]}, [line])
     raise SystemExit(status)
+
+
+def _say(lines: Iterable[str]) -> None:
+    """Print, with escapes for what the terminal has no characters for; ends the process if nobody takes it."""
+    encoding = getattr(sys.stdout, "encoding", None) or "utf-8"
+    text = "\n".join(lines).encode(encoding, "backslashreplace").decode(encoding)
+    try:
+        print(text, flush=True)
+    except OSError as error:
+        # What is still in the buffer must not fail once more at the interpreter's end.
+        null = os.open(os.devnull, os.O_WRONLY)
+        os.dup2(null, sys.stdout.fileno())
+        os.close(null)
+        give_up(EX_FAILURE, [f"standard output: {error.strerror}"])
 
 
 def _self_test(options: Options) -> NoReturn:
@@ -73,7 +90,7 @@ def _self_test(options: Options) -> NoReturn:
         settings, _ = read_settings(options, LocalFiles())
     except ConfigurationError as error:
         give_up(EX_FAILURE, map(str, error.complaints))
-    good = selftest.run(selftest.self_tests(settings.priority), print)
+    good = selftest.run(selftest.self_tests(settings.priority), lambda line: _say([line]))
     raise SystemExit(0 if good else EX_FAILURE)
 
 

@@ -147,7 +147,7 @@ def assemble(
         refusals,
         failures,
         source,
-        PrivilegeShedding(system),
+        PrivilegeShedding(_not_permitted, system),
         Restoring(
             registry,
             keeper,
@@ -229,6 +229,10 @@ def _together(*services: IService) -> MultiService:
 
 def _misconfigured(message: str) -> None:
     give_up(EX_CONFIG, [message])
+
+
+def _not_permitted(message: str) -> None:
+    give_up(EX_NOPERM, [message])
 
 
 def _nothing() -> None:

@@ -49,7 +49,7 @@ MAY_IMPORT: dict[str, str] = {
     "strict_modes": "formats configuration_files",
     "configuration": "core formats configuration_files strict_modes",
     "privileged_reader": "formats configuration configuration_files",
-    "settings": "formats configuration configuration_files",
+    "settings": "formats configuration configuration_files wire",
     # services that give the others their place in the server's life
     "auditing": "audit audit_file",
     "configuration_source": "configuration configuration_files privileged_reader",

@@ -70,7 +70,7 @@ class PrivilegesTests(SynchronousTestCase):
         log = Log()
         log.listen(self)
         system = PretendedSystem()
-        PrivilegeShedding(system).startService()
+        PrivilegeShedding(self.fail, system).startService()
         identity = unprivileged_identity()
         self.assertEqual(("uid", *[identity.uid] * 3), system.calls[-1])
         self.assertEqual(
@@ -78,9 +78,25 @@ class PrivilegesTests(SynchronousTestCase):
         )
         self.assertEqual(0, prctl(PR_GET_DUMPABLE))
 
+    def test_who_may_not_become_somebody_else_does_not_go_on(self) -> None:
+        class Refusing(PretendedSystem):
+            def setgroups(self, groups: list[int], /) -> None:
+                raise PermissionError(1, "Operation not permitted")
+
+        class GivenUp(Exception):
+            pass
+
+        def give_up(message: str) -> None:
+            raise GivenUp(message)
+
+        system = Refusing()
+        error = self.assertRaises(GivenUp, PrivilegeShedding(give_up, system).startService)
+        self.assertRegex(str(error), r"Cannot become .+ \(uid \d+, gid \d+\): Operation not permitted; ")
+        self.assertEqual([], system.calls)
+
     def test_who_is_not_root_stays_who_it_is(self) -> None:
         system = PretendedSystem(uid=1000)
-        PrivilegeShedding(system).startService()
+        PrivilegeShedding(self.fail, system).startService()
         self.assertEqual([], system.calls)
 
     def test_there_is_neither_a_core_nor_anybody_who_looks_in(self) -> None:

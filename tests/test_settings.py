@@ -13,7 +13,8 @@ from twisted.trial.unittest import SynchronousTestCase
 from mandos_tx import __version__
 from mandos_tx.configuration_files import Access, ConfigFile, RecordedFiles
 from mandos_tx.formats.complaint import ConfigurationError
-from mandos_tx.settings import DEFAULT_PRIORITY, Options, ServerSettings, read_everything, read_settings
+from mandos_tx.settings import Options, ServerSettings, read_everything, read_settings
+from mandos_tx.wire.gnutls import DEFAULT_PRIORITY
 
 
 class SettingsCase(SynchronousTestCase):
@@ -189,6 +190,18 @@ class CommandLineTests(SettingsCase):
 
 
 class MandosConfTests(SettingsCase):
+    def test_a_relative_path_where_the_working_directory_is_gone_is_a_usage_error(self) -> None:
+        self.addCleanup(os.chdir, os.getcwd())
+        path = os.path.abspath(self.mktemp())
+        os.mkdir(path)
+        os.chdir(path)
+        os.rmdir(path)
+        for words in (("--configdir", "here"), ("--statedir", "here"), ("--audit-log", "here")):
+            status, _, err = self.exits(*words)
+            self.assertEqual(2, status)
+            self.assertIn("here is relative to the working directory: No such file or directory", err)
+        self.settings("--configdir", "/etc/mandos", "--statedir", "/here")
+
     def test_the_command_line_goes_before_mandos_conf(self) -> None:
         conf = "port = 5\ninterface = eth0\nuse_dbus = yes\nservicename = Other\n"
         self.assertEqual(

@@ -66,6 +66,26 @@ class StartupTests(SynchronousTestCase):
         self.assertIn("timeout", self.out.getvalue())
         self.assertEqual("", self.err.getvalue())
 
+    def test_a_standard_output_that_takes_nothing_is_a_line_and_status_1(self) -> None:
+        options = Options()
+        options.parseOptions(["--configdir", str(self.directory), "--no-strict-modes", "--check-config"])
+        with open("/dev/full", "w") as full, redirect_stdout(full), redirect_stderr(io.StringIO()) as err:
+            error = self.assertRaises(SystemExit, prepare, options)
+        self.assertEqual(EX_FAILURE, error.code)
+        self.assertEqual("mandos: standard output: No space left on device\n", err.getvalue())
+
+    def test_what_the_terminal_cannot_show_is_escaped(self) -> None:
+        self.write("clients.conf", CLIENT.replace("[a]", "[\xe5]"))
+        options = Options()
+        options.parseOptions(["--configdir", str(self.directory), "--no-strict-modes", "--check-config"])
+        raw = io.BytesIO()
+        terminal = io.TextIOWrapper(raw, "ascii")
+        with redirect_stdout(terminal):
+            error = self.assertRaises(SystemExit, prepare, options)
+        self.assertEqual(0, error.code)
+        self.assertIn(b"\\xe5: enabled", raw.getvalue())
+        terminal.close()
+
     def test_the_installation_tests_itself(self) -> None:
         self.ends(0, "--check")
         self.assertEqual(4, self.out.getvalue().count(": ok\n"))

@@ -163,6 +163,15 @@ class Sandbox(ServerTestCase):
         self.assertEqual(self.mandos_client(server, keys).password(), keys.password)
         self.assertIn('"released"', log.read_text("ascii"))
 
+    def test_root_that_may_not_become_another_user_says_so(self) -> None:
+        needs_root("lose capabilities")
+        if shutil.which("setpriv") is None:
+            raise SkipTest("setpriv is not installed")
+        server = self.server(wrapper=["setpriv", "--bounding-set=-all", "--inh-caps=-all", "--"], wait=False)
+        self.assertEqual(server.wait(20), 77)
+        server.wait_for("mandos: Cannot become .*: Operation not permitted; ")
+        self.assertEqual(server.matches("Traceback"), [])
+
     def test_audit_log_where_the_server_may_not_write_is_a_sentence_and_leaves_nothing(self) -> None:
         needs_root("become another user")
         log = self.directory() / "audit.log"
