@@ -38,6 +38,28 @@ class AuditFile:
         """Open the file, or make it: readable by us alone. Raises AuditUnusable."""
         self._descriptor = self._open()
 
+    def examine(self) -> None:
+        """See whether it can be opened, or made, without making it. Raises AuditUnusable."""
+        try:
+            mode = os.lstat(self.path).st_mode
+        except FileNotFoundError:
+            self._examine_access(self.path.parent, os.W_OK | os.X_OK)
+        except OSError as e:
+            raise self._unusable(e) from e
+        else:
+            if stat.S_ISFIFO(mode):  # whoever reads it would take our closing it for the end
+                self._examine_access(self.path, os.W_OK)
+            else:
+                os.close(self._open())
+
+    def _examine_access(self, path: Path, mode: int) -> None:
+        try:
+            os.stat(path)
+        except OSError as e:
+            raise self._unusable(e) from e
+        if not os.access(path, mode, effective_ids=True):
+            raise self._unusable(PermissionError(errno.EACCES, os.strerror(errno.EACCES)))
+
     def reopen(self) -> None:
         """Change over to the file that has the name now; if that fails, the old one stays. Raises AuditUnusable."""
         fresh = self._open()
@@ -82,6 +104,12 @@ class AuditFile:
         generations = (_generation(line) for line in reversed(lines))
         return next((generation for generation in generations if generation is not None), None)
 
+    def _unusable(self, error: OSError) -> AuditUnusable:
+        return AuditUnusable(
+            f"{self.path}: {error.strerror}; the audit log must be a file that user ID {os.geteuid()}, as which the"
+            " server runs, may append to, or make in its directory"
+        )
+
     def _open(self) -> int:
         try:
             try:
@@ -91,10 +119,7 @@ class AuditFile:
                 descriptor = os.open(self.path, _FLAGS | os.O_NONBLOCK)
                 os.set_blocking(descriptor, True)
         except OSError as e:
-            raise AuditUnusable(
-                f"{self.path}: {e.strerror}; the audit log must be a file that user ID {os.geteuid()}, as which the"
-                " server runs, may append to, or make in its directory"
-            ) from e
+            raise self._unusable(e) from e
         status = os.fstat(descriptor)
         if stat.S_ISREG(status.st_mode):
             remedy = None

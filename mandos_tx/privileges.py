@@ -7,7 +7,8 @@ import grp
 import os
 import pwd
 import resource
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
 from typing import Protocol
 
 from attrs import frozen
@@ -56,6 +57,21 @@ def shed(identity: Identity, system: System = os) -> None:
     system.setgroups([])
     system.setresgid(identity.gid, identity.gid, identity.gid)
     system.setresuid(identity.uid, identity.uid, identity.uid)
+
+
+@contextmanager
+def acting_as(identity: Identity) -> Iterator[None]:
+    """Be ``identity`` to the file system for a while, with root's way back. Raises OSError."""
+    groups, gid, uid = os.getgroups(), os.getegid(), os.geteuid()
+    os.setgroups([])
+    try:
+        os.setegid(identity.gid)
+        os.seteuid(identity.uid)
+        yield
+    finally:
+        os.seteuid(uid)
+        os.setegid(gid)
+        os.setgroups(groups)
 
 
 def guard_memory() -> None:

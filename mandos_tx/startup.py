@@ -16,17 +16,20 @@ from __future__ import annotations
 import os
 import sys
 from collections.abc import Iterable
-from contextlib import suppress
+from contextlib import nullcontext, suppress
 from typing import NoReturn
 
 from attrs import frozen
 
 from mandos_tx import logs, selftest
+from mandos_tx.audit_file import AuditFile, AuditUnusable
 from mandos_tx.configuration import Configuration, describe
 from mandos_tx.configuration_files import LocalFiles
 from mandos_tx.formats.complaint import Complaint, ConfigurationError
+from mandos_tx.privileges import acting_as, is_root, unprivileged_identity
 from mandos_tx.settings import Options, ServerSettings, read_everything, read_settings
 from mandos_tx.wire.gnutls import Context, PriorityError
+from mandos_tx.wire.listener import CannotListen, tcp_socket
 
 EX_FAILURE = 1
 EX_NOPERM = 77
@@ -50,6 +53,8 @@ def prepare(options: Options) -> Prepared:
     try:
         settings, configuration = read_everything(options, files)
         context = _tls_context(settings, options)
+        if options["check-config"]:
+            _examine_surroundings(settings, configuration, options)
     except ConfigurationError as error:
         if options["check-config"]:
             _say(describe(error))
@@ -69,6 +74,37 @@ def give_up(status: int, lines: Iterable[str]) -> NoReturn:
             print(f"mandos: {line}", file=sys.stderr, flush=True)
         syslog({"log_level": logs.LEVELS["CRITICAL"]}, [line])
     raise SystemExit(status)
+
+
+def _examine_surroundings(settings: ServerSettings, configuration: Configuration, options: Options) -> None:
+    """Look at what a start would need besides the configuration. Raises ConfigurationError."""
+    problems: list[tuple[str, str, str]] = []
+    if settings.audit_log is not None:
+        server = unprivileged_identity() if is_root() else None
+        try:
+            with nullcontext() if server is None else acting_as(server):
+                AuditFile(settings.audit_log).examine()
+        except AuditUnusable as error:
+            problem, _, remedy = str(error).partition("; ")
+            problems.append(("audit_log", problem, remedy))
+        except OSError as error:
+            problem = f"it cannot be tried as another user: {error.strerror}"
+            problems.append(("audit_log", problem, "let root become another user"))
+    if settings.socket is not None:
+        try:
+            tcp_socket(settings.socket).close()
+        except CannotListen as error:
+            problems.append(("socket", str(error), "give the number of a TCP socket that is open"))
+    if problems:
+        complaints = [_complaint(settings, options, *problem) for problem in problems]
+        raise ConfigurationError(complaints, configuration.warnings)
+
+
+def _complaint(settings: ServerSettings, options: Options, name: str, problem: str, remedy: str) -> Complaint:
+    """Of an option, where it stands."""
+    if name in options.given:
+        return Complaint("command line", None, None, f"--{name.replace('_', '-')}", problem, remedy)
+    return Complaint(f"{settings.configdir}/mandos.conf", None, "DEFAULT", name, problem, remedy)
 
 
 def _say(lines: Iterable[str]) -> None:
@@ -98,9 +134,5 @@ def _tls_context(settings: ServerSettings, options: Options) -> Context:
     try:
         return Context(settings.priority)
     except PriorityError as error:
-        remedy = "see gnutls_priority_init(3)"
-        if "priority" in options.given:
-            complaint = Complaint("command line", None, None, "--priority", str(error), remedy)
-        else:
-            complaint = Complaint(f"{settings.configdir}/mandos.conf", None, "DEFAULT", "priority", str(error), remedy)
+        complaint = _complaint(settings, options, "priority", str(error), "see gnutls_priority_init(3)")
         raise ConfigurationError([complaint]) from None

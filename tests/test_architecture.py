@@ -57,7 +57,7 @@ MAY_IMPORT: dict[str, str] = {
     "restoring": "core formats interfaces registry roster state",
     # a start, and what it may come to
     "selftest": "core formats clock wire",
-    "startup": "formats logs selftest configuration configuration_files settings wire",
+    "startup": "formats logs selftest audit_file configuration configuration_files privileges settings wire",
     "tools": "core formats logs pidfile privileges settings startup tap wire",
 }
 """For each module and package of ours, which others it may import; ``tap`` may import all of them."""

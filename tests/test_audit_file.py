@@ -46,6 +46,19 @@ class AuditFileTests(SynchronousTestCase):
         file.write(b"whole\n")
         self.assertEqual(self.path.read_bytes(), b"half a li\nwhole\n")
 
+    def test_who_only_examines_it_makes_nothing_and_disturbs_nobody(self) -> None:
+        file = AuditFile(self.path)
+        file.examine()
+        self.assertFalse(self.path.exists())
+        os.mkfifo(self.path)
+        file.examine()
+        for wrong in (self.path / "below", self.path.with_suffix(".none") / "below"):
+            self.assertIn(str(wrong), str(self.assertRaises(AuditUnusable, AuditFile(wrong).examine)))
+        self.path.unlink()
+        self.path.touch(0o622)
+        self.path.chmod(0o622)
+        self.assertRaises(AuditUnusable, file.examine)
+
     def test_a_disk_that_is_full_is_an_error(self) -> None:
         file = AuditFile("/dev/full")
         self.addCleanup(file.close)

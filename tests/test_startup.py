@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import io
+import os
+import socket
+import tempfile
 from contextlib import redirect_stderr, redirect_stdout
 from pathlib import Path
 
@@ -85,6 +88,28 @@ class StartupTests(SynchronousTestCase):
         self.assertEqual(0, error.code)
         self.assertIn(b"\\xe5: enabled", raw.getvalue())
         terminal.close()
+
+    def test_an_audit_log_is_tried_as_who_will_write_it_and_not_made(self) -> None:
+        with tempfile.TemporaryDirectory() as place:
+            path = Path(place, "audit.log")
+            os.chmod(place, 0o777)
+            self.ends(0, "--check-config", "--audit-log", str(path))
+            self.assertFalse(path.exists())
+            path.touch()
+            path.chmod(0o600)
+            self.ends(EX_CONFIG if os.geteuid() == 0 else 0, "--check-config", "--audit-log", str(path))
+            self.ends(EX_CONFIG, "--check-config", "--audit-log", str(path / "below"))
+            self.assertIn("ERROR: command line: --audit-log: ", self.out.getvalue())
+            self.write("mandos.conf", f"[DEFAULT]\naudit_log = {place}/none/audit.log\n")
+            self.ends(EX_CONFIG, "--check-config")
+            self.assertIn("audit.log: No such file or directory; ", self.out.getvalue())
+        self.assertEqual("", self.err.getvalue())
+
+    def test_a_descriptor_that_is_no_socket_to_listen_on_is_found(self) -> None:
+        with socket.socket() as listener, open("/dev/null", "rb") as null:
+            self.ends(0, "--check-config", "--socket", str(listener.fileno()))
+            self.ends(EX_CONFIG, "--check-config", "--socket", str(null.fileno()))
+        self.assertIn("ERROR: command line: --socket: ", self.out.getvalue())
 
     def test_the_installation_tests_itself(self) -> None:
         self.ends(0, "--check")

@@ -101,21 +101,28 @@ def _new_socket(ipv6: bool) -> socket.socket:
         raise CannotListen(f"No socket to listen on can be made: {error.strerror}{remedy}", error) from None
 
 
-def _adopt(descriptor: int) -> socket.socket:
+def tcp_socket(descriptor: int) -> socket.socket:
+    """The TCP socket that the descriptor is, on a descriptor of its own. Raises CannotListen if it is none."""
     try:
         os.set_inheritable(descriptor, False)
         sock = socket.socket(fileno=os.dup(descriptor))
-        try:
-            if sock.family not in (socket.AF_INET, socket.AF_INET6) or sock.type != socket.SOCK_STREAM:
-                raise OSError(errno.EPROTOTYPE, "it is not a TCP socket")
-            _listen(sock)
-        except OSError:
-            sock.close()
-            raise
+    except OverflowError:
+        raise CannotListen(f"File descriptor {descriptor} cannot be listened on: {os.strerror(errno.EBADF)}") from None
     except OSError as error:
-        raise CannotListen(
-            f"File descriptor {descriptor} cannot be listened on: {error.strerror or error}", error
-        ) from None
+        raise CannotListen(f"File descriptor {descriptor} cannot be listened on: {error.strerror}") from None
+    if sock.family not in (socket.AF_INET, socket.AF_INET6) or sock.type != socket.SOCK_STREAM:
+        sock.close()
+        raise CannotListen(f"File descriptor {descriptor} cannot be listened on: it is not a TCP socket")
+    return sock
+
+
+def _adopt(descriptor: int) -> socket.socket:
+    sock = tcp_socket(descriptor)
+    try:
+        _listen(sock)
+    except OSError as error:
+        sock.close()
+        raise CannotListen(f"File descriptor {descriptor} cannot be listened on: {error.strerror}", error) from None
     return sock
 
 

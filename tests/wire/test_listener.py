@@ -116,7 +116,10 @@ class SocketTests(SynchronousTestCase):
         self.addCleanup(os.close, reading)
         self.addCleanup(os.close, writing)
         self.assertIn("Socket operation on non-socket", str(self.refused(Endpoint(descriptor=reading))))
-        self.assertIn("Bad file descriptor", str(self.refused(Endpoint(descriptor=9999))))
+        for number in (9999, 1 << 40):
+            error = self.refused(Endpoint(descriptor=number))
+            self.assertIn("Bad file descriptor", str(error))
+            self.assertTrue(error.impossible)
 
     def test_the_service_managers_socket_is_for_the_process_it_names(self) -> None:
         pid = str(os.getpid())
