@@ -194,7 +194,7 @@ class Daemon(ServerTestCase):
 
     def test_pid_file_speaks_of_a_living_server_only(self) -> None:
         pid = self.daemon()
-        self.assertEqual(self.pid_file.stat().st_mode & 0o777, 0o644)
+        self.assertEqual(self.pid_file.stat().st_mode & 0o777, 0o600)
         second = self.start()
         self.assertEqual(second.wait(20), 1)
         self.assertIn(f"a server is running already, process ID {pid}", second.log)
