@@ -300,6 +300,9 @@ class Stop(ServerTestCase):
     def test_second_signal_ends_it_at_once(self) -> None:
         server = self.server(self.laptop.section(checker=STUBBORN, interval="PT1S", timeout="PT1H"))
         server.wait_for("checker started")
+        until = time.monotonic() + 5
+        while not sleepers() and time.monotonic() < until:  # before that, the shell minds the signal
+            time.sleep(0.02)
         server.signal(signal.SIGTERM)
         time.sleep(0.3)
         self.assertTrue(server.is_running())
