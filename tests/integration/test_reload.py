@@ -118,7 +118,8 @@ class Reload(ServerTestCase):
         deadline = time.monotonic() + SETTLE
         while self.descriptors(server) > descriptors and time.monotonic() < deadline:
             time.sleep(0.05)
-        self.assertLessEqual(self.descriptors(server), descriptors)
+        # a checker that runs at this moment has one or two; a leak would have one for each reload or delivery
+        self.assertLessEqual(self.descriptors(server), descriptors + 3)
 
     def descriptors(self, server: ControlledServer) -> int:
         return len(list(Path(f"/proc/{server.pid}/fd").iterdir()))
