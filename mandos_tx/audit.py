@@ -24,7 +24,7 @@ import json
 from collections import Counter
 from collections.abc import Callable, Iterator
 
-from attrs import define, field, fields
+from attrs import define, field
 from twisted.internet.defer import Deferred, TimeoutError
 from twisted.internet.interfaces import IDelayedCall, IReactorTime
 from twisted.logger import Logger
@@ -33,7 +33,7 @@ from twisted.python.failure import Failure
 from mandos_tx.audit_file import AuditFile
 from mandos_tx.background import RunInThread
 from mandos_tx.clock import Clock
-from mandos_tx.core.client import Client, ClientSettings, KeyID
+from mandos_tx.core.client import Client, KeyID
 from mandos_tx.core.happenings import (
     Cause,
     Change,
@@ -47,6 +47,7 @@ from mandos_tx.core.happenings import (
     ClientRestored,
     Rejected,
 )
+from mandos_tx.core.restoration import changed_settings
 
 QUEUE_BYTES = 1 << 20
 """What may wait to be written."""
@@ -64,7 +65,6 @@ REFUSALS_OF_STRANGERS = 20
 STOP_LIMIT = 1.0
 """Seconds that the last records may take."""
 
-SETTINGS = tuple(a.name for a in fields(ClientSettings))
 UNKNOWN_KEY = "unknown key"
 
 
@@ -291,7 +291,7 @@ def _changed_settings(change: Change) -> list[str]:
     before, after = change.before, change.after
     if before is None or after is None or before.settings is after.settings:
         return []
-    return [name for name in SETTINGS if getattr(before.settings, name) != getattr(after.settings, name)]
+    return changed_settings(before.settings, after.settings)
 
 
 def _outcomes(change: Change) -> Iterator[str]:

@@ -37,10 +37,6 @@ FIRST_RETRY, LAST_RETRY = 1.0, 60.0
 """Seconds until a check that could not be started is tried again: doubled each time, up to the second."""
 
 
-class Running(Protocol):
-    """A command under way (``mandos_tx.process.RunningCommand``)."""
-
-
 class Commands(Protocol):
     """What runs commands (``mandos_tx.process.ProcessGroups``)."""
 

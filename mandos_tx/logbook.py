@@ -7,11 +7,11 @@ from datetime import datetime
 from time import time
 from typing import assert_never
 
-from attrs import define, field, fields
+from attrs import define, field
 from twisted.logger import Logger, LogLevel
 
 from mandos_tx.clock import Clock
-from mandos_tx.core.client import CheckOutcome, Client, ClientSettings, Exited, Killed
+from mandos_tx.core.client import CheckOutcome, Client, Exited, Killed
 from mandos_tx.core.happenings import (
     Cause,
     Change,
@@ -32,9 +32,8 @@ from mandos_tx.core.happenings import (
     PetitionDecided,
     Rejected,
 )
+from mandos_tx.core.restoration import changed_settings
 from mandos_tx.throttle import Throttle
-
-_SETTINGS = tuple(a.name for a in fields(ClientSettings))
 
 
 @define(eq=False)
@@ -160,7 +159,7 @@ class Logbook:
             self._log.debug("Client {client} is back as it was saved", client=name)
 
     def _settings_changed(self, before: Client, after: Client, by: str) -> None:
-        changed = [n for n in _SETTINGS if getattr(before.settings, n) != getattr(after.settings, n)]
+        changed = changed_settings(before.settings, after.settings)
         if changed:
             self._log.info(
                 "Client {client}: {options} changed{by}",

@@ -121,7 +121,7 @@ def assemble(
     audit, audit_services = _audit(reactor, clock, registry, keeper, settings)
     gatekeeper = Gatekeeper(registry, audit)
     supervision = Supervision(reactor, environment)
-    source = ConfigurationSource(settings.configdir, strict=settings.strict_modes, need_root=is_root(system))
+    source = ConfigurationSource(settings.configdir, strict=settings.strict_modes, need_root=owner is not None)
     reloading = Reloading(
         reactor,
         source.read,

@@ -89,13 +89,7 @@ def deadline(client: Client) -> datetime | None:
 
 def newborn(definition: ClientDefinition, now: datetime, spread: float) -> Client:
     """Make the client that ``definition`` describes, never seen before; ``spread`` is that of Enable."""
-    client = Client(
-        definition=definition,
-        name=definition.name,
-        settings=definition.settings,
-        standing=Disabled(),
-        created=now,
-    )
+    client = Client(definition, definition.name, definition.settings, standing=Disabled(), created=now)
     return _enable(client, now, spread)[0] if definition.enabled else client
 
 

@@ -60,12 +60,14 @@ def merge(current: ClientSettings, fresh: ClientSettings, remembered: ClientSett
     """Take what changed between ``remembered`` and ``fresh`` from ``fresh``, and the rest from ``current``."""
     if remembered is None:
         return fresh
-    kept = {
-        name: getattr(current, name)
-        for name in SETTINGS
-        if getattr(fresh, name) == getattr(remembered, name) != getattr(current, name)
-    }
+    redefined = changed_settings(remembered, fresh)
+    kept = {name: getattr(current, name) for name in changed_settings(fresh, current) if name not in redefined}
     return evolve(fresh, **kept)
+
+
+def changed_settings(before: ClientSettings, after: ClientSettings) -> list[str]:
+    """The names of those that differ; names only, because one of them is the secret."""
+    return [name for name in SETTINGS if getattr(before, name) != getattr(after, name)]
 
 
 def _reason_to_disable(client: Client) -> Cause | None:
